@@ -7,7 +7,8 @@ PdssError
 ├── BudgetExhausted     every example has spent what its node allows
 ├── MessageError        a batch is empty, truncated, oversized, of another version or out of order
 ├── LLMUnavailable      the LLM cannot be loaded or reached, or gave up
-└── StoreError          the node's own files cannot be written or read
+├── StoreError          the node's own files cannot be written or read
+└── QuorumLost          too few clients answered a step for the run to go on
 """
 
 from __future__ import annotations
@@ -78,3 +79,9 @@ class StoreError(PdssError):
     """The node's own files cannot be written or read."""
 
     code = 107
+
+
+class QuorumLost(PdssError):
+    """Too few clients answered a step for the run to go on."""
+
+    code = 108

@@ -86,6 +86,18 @@ class GenerationSettings:
 
 
 @dataclass(frozen=True)
+class ServerInfo:
+    """What the LLM's side is and accepts; fields as in ``proto/``."""
+
+    model: str
+    version: str
+    dtype: str
+    max_prompts: int = MAX_PROMPTS
+    max_request_bytes: int = MAX_BATCH_BYTES
+    max_new_tokens: int = 512
+
+
+@dataclass(frozen=True)
 class PromptBatch:
     """All prompts of one client in one step, ordinals 0 .. n-1 in this order."""
 

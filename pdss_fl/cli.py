@@ -1,0 +1,120 @@
+"""``pdss``: the commands of this project."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pdss_fl.errors import PdssError, SettingError
+from pdss_fl.logs import configure_logging
+
+class _OneLineErrors(typer.core.TyperGroup):
+    """Show this project's own errors as one line on standard error, without a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PdssError as err:
+            typer.echo(f"error: {err.local}", err=True)
+            raise typer.Exit(1) from None
+
+
+app = typer.Typer(
+    cls=_OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Privacy-preserving step-by-step distillation of small language models with Flower.",
+)  # fmt: skip
+
+
+@app.callback()
+def _start() -> None:
+    configure_logging()
+
+
+@app.command()
+def prepare() -> None:
+    """Convert the bundled LLM once, so that no run has to wait for it."""
+    from pdss_fl.bundled import bundled_model_path
+
+    typer.echo(f"bundled LLM: {bundled_model_path()}")
+
+
+@app.command()
+def run(
+    run_config: Annotated[
+        list[str] | None, typer.Option("--run-config", "-c", help="As for flwr run, e.g. 'privacy.epsilon=6.0'.")
+    ] = None,
+    clients: Annotated[int, typer.Option(min=1, help="Simulated clients.")] = 2,
+    app_directory: Annotated[Path, typer.Option("--app", help="The Flower app's folder.")] = Path("."),
+    output: Annotated[Path, typer.Option(help="Where run directories are made.")] = Path("runs"),
+) -> None:
+    """Simulate a whole run with a SuperLink of its own, and end that SuperLink."""
+    from pdss_fl.launcher import run_simulation
+    from pdss_fl.report import render_summary
+
+    overrides = [f'output-dir="{output.resolve()}"', *(run_config or [])]
+    path = run_simulation(app_directory.resolve(), overrides, clients)
+    summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
+    typer.echo(render_summary(summary))
+    typer.echo(f"results: {path}")
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 50061,
+    model: Annotated[str, typer.Option(help="Hugging Face id or path of a causal LM.")] = "smollm2-135m-instruct",
+    instruction: Annotated[str, typer.Option(help="JSON file with task text and demonstrations.")] = "",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts per forward pass.")] = 32,
+    insecure: Annotated[bool, typer.Option(help="Allow plain text outside loopback.")] = False,
+) -> None:
+    """Load an LLM once and write rationales for any number of runs over gRPC."""
+    from pdss_fl.llm.generator import load_local_generator
+    from pdss_fl.llm.service import check_address, serve as start
+
+    check_address(host, port, insecure)
+    generator = load_local_generator(model, instruction, dtype, batch_size)
+    server = start(generator, host=host, port=port, insecure=insecure)
+    typer.echo(f"serving {generator.info.model} ({generator.info.dtype}) at {server.address}")
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        server.stop(grace=5.0)
+
+
+@app.command()
+def predict(
+    slm: Annotated[Path, typer.Argument(help="A small model's folder, e.g. RUN/clients/client-0/slm/pdss.")],
+    questions: Annotated[Path, typer.Argument(help="JSON lines with question and choices.")],
+) -> None:
+    """Answer questions with a saved small model; prints one JSON object a line."""
+    from pdss_fl.data.sources import read_questions
+    from pdss_fl.slm.evaluate import predict as answer
+    from pdss_fl.slm.model import SmallModel
+
+    logging.getLogger("pdss_fl").setLevel(logging.WARNING)
+    if not (slm / "config.json").is_file():
+        raise SettingError(f"{str(slm)!r} holds no saved small model: name a folder such as RUN/clients/client-0/slm/pdss")
+    examples = read_questions(questions)
+    for example, prediction in zip(examples, answer(SmallModel.load(slm), examples), strict=True):
+        typer.echo(json.dumps({"question": example.question, "prediction": prediction}, ensure_ascii=False))
+
+
+@app.command()
+def privacy(
+    epsilon: Annotated[float | None, typer.Option(help="Per token; the run's default if not given.")] = None,
+    neighbours: Annotated[int | None, typer.Option(help="Size of a word's nearest set.")] = None,
+    vocabulary_size: Annotated[int | None, typer.Option(help="Words of the public vocabulary.")] = None,
+) -> None:
+    """Print what the default mechanism protects on the built-in set, and how well the best attack does."""
+    from pdss_fl.privacy_report import describe_default
+
+    typer.echo(describe_default(epsilon, neighbours, vocabulary_size))
+
+
+if __name__ == "__main__":
+    app()

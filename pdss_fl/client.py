@@ -1,0 +1,237 @@
+"""What a client does in a run: perturb, decode, distil, evaluate; without Flower and without the LLM.
+
+What each party sees: ``perturb`` returns the only bytes made from examples that leave the client
+(perturbed words under the ledger's charge). ``distill`` takes the LLM's untrusted text and returns
+counts and, if the node's ``metrics`` policy is ``full``, losses. ``evaluate`` returns counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pdss_fl.config import IDENTITY, SCRATCH, NodePolicy, RunSettings
+from pdss_fl.data.example import Example
+from pdss_fl.data.sources import built_in, from_path
+from pdss_fl.errors import SettingError
+from pdss_fl.messages import RationaleBatch
+from pdss_fl.privacy import Ledger
+from pdss_fl.release import Perturber, Released, release_prompts, word_pairs
+from pdss_fl.slm.decoder import DecodeRequest, InContextDecoder, align, filter_rationale
+from pdss_fl.slm.evaluate import evaluate
+from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
+from pdss_fl.slm.trainer import TrainingItem, TrainSettings, train
+from pdss_fl.store import ClientStore
+from pdss_fl.vocabularies import load_perturber, load_vocabulary
+
+logger = logging.getLogger("pdss_fl.client")
+
+Metrics = dict[str, int | float]
+_PROGRESS_SECONDS = 5.0
+
+
+class DistillationClient:
+    """One client in one run.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        What the run asks for.
+    policy : NodePolicy
+        What the node allows; checked here, before any work.
+    run_id : int
+        Flower's id of the run; names the client's files.
+    partition_id, num_partitions : int
+        Which part of the data a simulated client holds; 0 and 1 for a deployed one.
+    """
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        policy: NodePolicy,
+        run_id: int,
+        partition_id: int = 0,
+        num_partitions: int = 1,
+    ) -> None:
+        policy.check_run(settings)
+        self.settings, self.policy = settings, policy
+        self.partition_id = partition_id
+        directory = policy.state_dir if policy.simulated else policy.state_dir / "runs" / str(run_id)
+        self.store = ClientStore(directory)
+        self.ledger = Ledger(policy.state_dir / "ledger.jsonl", policy.max_epsilon_per_example)
+        self._check_mechanism(settings.privacy.mechanism)
+        self.train_examples, self.test_examples = _load_data(settings, policy, partition_id, num_partitions)
+
+    def perturb(self, method: str, server_round: int) -> bytes:
+        """Return the serialized batch of perturbed prompts of one round.
+
+        Raises
+        ------
+        PolicyRefusal
+            If the node does not allow the mechanism or its epsilon.
+        BudgetExhausted
+            If no example can pay any more.
+        """
+        perturber = self._perturber(method)
+        released = release_prompts(self._slice(server_round), perturber, self.ledger)
+        self.store.save_asked(method, server_round, [e.content_hash for e in released.examples])
+        self._log_release(method, released)
+        return released.batch.serialize()
+
+    def distill(self, method: str, server_round: int, payload: bytes | None) -> Metrics:
+        """Decode a round's rationales, train the method's small model, and save it.
+
+        Parameters
+        ----------
+        method : str
+            Names the small model; each method has one of its own.
+        server_round : int
+            1 .. num-server-rounds.
+        payload : bytes | None
+            The rationales of this round's prompts; ``None`` trains on labels alone.
+        """
+        if payload is not None:
+            self._decode(method, server_round, payload)
+        rationales = self.store.load_rationales(method)
+        items = [
+            TrainingItem(e, rationales.get(e.content_hash, {}).get("decoded")) for e in self.train_examples
+        ]
+        used = sum(item.rationale is not None for item in items)
+        slm = self._load_slm(method)
+        weight = self.settings.distill.rationale_weight if used else 0.0
+        result = train(slm, items, self._train_settings(server_round, weight), self._progress(method))
+        slm.save(self.store.slm_directory(method))
+        metrics: Metrics = {"num-examples": len(items)}
+        if self.policy.metrics == "full":
+            metrics |= {
+                "label-loss": result.label_loss,
+                "rationale-loss": result.rationale_loss,
+                "train-tokens": result.tokens,
+                "seconds": result.seconds,
+            }
+        return metrics
+
+    def evaluate(self, method: str) -> Metrics:
+        """Answer the client's held-out questions with a method's small model."""
+        if self.policy.metrics == "none":
+            return {"num-examples": 0, "correct": 0}
+        outcome = evaluate(self._load_slm(method), self.test_examples)
+        return {"num-examples": outcome.total, "correct": outcome.correct}
+
+    def _check_mechanism(self, name: str) -> Perturber:
+        seed = self.settings.insecure_noise_seed
+        noise_seed = None if seed < 0 else zlib.crc32(f"{seed}/{self.partition_id}/{name}".encode())
+        perturber = load_perturber(self.settings, name, noise_seed)
+        guarantee = perturber.mechanism.guarantee
+        self.policy.check_mechanism(name, guarantee.kind, guarantee.epsilon)
+        return perturber
+
+    def _perturber(self, method: str) -> Perturber:
+        return self._check_mechanism(IDENTITY if method == "dss" else self.settings.privacy.mechanism)
+
+    def _slice(self, server_round: int) -> list[Example]:
+        """Each round asks for another part of the training examples, so that no example is asked twice."""
+        return self.train_examples[server_round - 1 :: self.settings.num_server_rounds]
+
+    def _decode(self, method: str, server_round: int, payload: bytes) -> None:
+        asked = self.store.load_asked(method, server_round)
+        batch = RationaleBatch.parse(payload, len(asked))
+        by_hash = {e.content_hash: e for e in self.train_examples}
+        examples = [by_hash[h] for h in asked]
+        texts = [r.text for r in batch.rationales]
+        decoded = self._decode_texts(self._perturber(method), examples, texts)
+        distill = self.settings.distill
+        kept = [
+            filter_rationale(text, example, distill.filter, distill.rationale_words)
+            for text, example in zip(decoded, examples, strict=True)
+        ]
+        rows = zip(asked, texts, kept, strict=True)
+        self.store.save_rationales(method, {h: {"raw": raw, "decoded": text} for h, raw, text in rows})
+        logger.info(
+            "client %d: %s: decoded %d rationales, %d kept", self.partition_id, method, len(kept),
+            sum(text is not None for text in kept),
+        )  # fmt: skip
+
+    def _decode_texts(
+        self, perturber: Perturber, examples: Sequence[Example], texts: Sequence[str]
+    ) -> list[str]:
+        decoder = self.settings.distill.decoder
+        if decoder == "none":
+            return list(texts)
+        payloads = [self.ledger.lookup(e.content_hash, perturber.recipe) or {} for e in examples]
+        if decoder == "align":
+            pairs = [word_pairs(e, p, perturber) for e, p in zip(examples, payloads, strict=True)]
+            return [align(text, words) for text, words in zip(texts, pairs, strict=True)]
+        requests = [
+            DecodeRequest(e, " ".join(p["question"]), tuple(" ".join(c) for c in p["choices"]), text)
+            for e, p, text in zip(examples, payloads, texts, strict=True)
+        ]
+        return InContextDecoder(self._load_slm("untrained")).decode(requests)
+
+    def _load_slm(self, method: str) -> SmallModel:
+        """Return a method's small model, or where it has none yet the initial one that all methods share."""
+        directory = self.store.slm_directory(method)
+        if directory.exists():
+            return SmallModel.load(directory)
+        initial = self.store.slm_directory("untrained")
+        if not initial.exists():
+            slm = self.settings.slm
+            sizes = SlmSettings(slm.model, slm.hidden_size, slm.layers, self.settings.seed, slm.max_tokens)
+            create_slm(sizes, self._tokenizer_texts()).save(initial)
+        return SmallModel.load(initial)
+
+    def _tokenizer_texts(self) -> list[str]:
+        """Texts from which a from-scratch model takes its words: public words and its own training data."""
+        if self.settings.slm.model != SCRATCH:
+            return []
+        privacy = self.settings.privacy
+        vocabulary = load_vocabulary(privacy.vocabulary, privacy.vocabulary_size, privacy.embeddings)
+        own = [" ".join((e.question, *e.choices, e.answer)) for e in self.train_examples]
+        return [" ".join(vocabulary.tokens), *own]
+
+    def _train_settings(self, server_round: int, rationale_weight: float) -> TrainSettings:
+        distill, rounds = self.settings.distill, self.settings.num_server_rounds
+        return TrainSettings(
+            steps=max(1, distill.steps // rounds),
+            batch_size=distill.batch_size,
+            learning_rate=distill.learning_rate,
+            rationale_weight=rationale_weight,
+            weight_decay=distill.weight_decay,
+            seed=self.settings.seed * 1000 + server_round,
+        )
+
+    def _progress(self, method: str) -> Any:
+        steps = max(1, self.settings.distill.steps // self.settings.num_server_rounds)
+        last = time.monotonic()
+
+        def on_step(step: int, _loss: float) -> None:
+            nonlocal last
+            if time.monotonic() - last >= _PROGRESS_SECONDS or step == steps:
+                last = time.monotonic()
+                logger.info("client %d: %s: training step %d of %d", self.partition_id, method, step, steps)
+
+        return on_step
+
+    def _log_release(self, method: str, released: Released) -> None:
+        logger.info(
+            "client %d: %s: releases %d perturbed prompts; %d left out by the ledger, %d words cut by the bounds",
+            self.partition_id, method, len(released.examples), released.refused, released.truncated,
+        )  # fmt: skip
+
+
+def _load_data(
+    settings: RunSettings, policy: NodePolicy, partition_id: int, num_partitions: int
+) -> tuple[list[Example], list[Example]]:
+    data = settings.data
+    counts = (data.train_examples, data.test_examples, settings.seed)
+    if not policy.simulated and policy.data_path is not None:
+        return from_path(policy.data_path, "iid", 0, 1, *counts)
+    if policy.data_path is None:
+        return built_in(partition_id, num_partitions, *counts)
+    if policy.data_path == Path():
+        raise SettingError("data.path is empty but data.source is 'jsonl': name a file or a folder")
+    return from_path(policy.data_path, data.partition, partition_id, num_partitions, *counts)

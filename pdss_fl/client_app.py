@@ -1,0 +1,81 @@
+"""The Flower ClientApp: ``query.perturb``, ``train.distill`` and ``evaluate``.
+
+``app`` is what ``pyproject.toml`` names. To build your own, call ``create_client_app`` and add actions
+or mods to what it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
+
+from pdss_fl.client import DistillationClient
+from pdss_fl.config import METHODS, NodePolicy, RunSettings
+from pdss_fl.errors import MessageError
+from pdss_fl.logs import configure_logging
+from pdss_fl.mods import error_guard_mod
+from pdss_fl.simulation import in_simulation
+
+PROMPTS, RATIONALES, CONFIG, METRICS, PAYLOAD = "prompts", "rationales", "config", "metrics", "payload"
+
+
+def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
+    """Return a ClientApp with the three actions of a distillation.
+
+    Parameters
+    ----------
+    mods : Sequence[Mod] (default: ())
+        Run inside the error guard, which stays the outermost mod.
+    """
+    configure_logging()
+    app = ClientApp(mods=[error_guard_mod, *mods])
+
+    @app.query("perturb")
+    def perturb(msg: Message, context: Context) -> Message:
+        method, server_round = _asked(msg)
+        payload = _client(context).perturb(method, server_round)
+        return Message(RecordDict({PROMPTS: ConfigRecord({PAYLOAD: payload})}), reply_to=msg)
+
+    @app.train("distill")
+    def distill(msg: Message, context: Context) -> Message:
+        method, server_round = _asked(msg)
+        record = msg.content.get(RATIONALES)
+        payload = bytes(record[PAYLOAD]) if record is not None else None  # type: ignore[index,arg-type]
+        metrics = _client(context).distill(method, server_round, payload)
+        return Message(RecordDict({METRICS: MetricRecord(dict(metrics))}), reply_to=msg)
+
+    @app.evaluate()
+    def evaluate(msg: Message, context: Context) -> Message:
+        method, _ = _asked(msg)
+        metrics = _client(context).evaluate(method)
+        return Message(RecordDict({METRICS: MetricRecord(dict(metrics))}), reply_to=msg)
+
+    return app
+
+
+def _client(context: Context) -> DistillationClient:
+    settings = RunSettings.from_run_config(context.run_config)
+    node = context.node_config
+    if "state-dir" not in node and "policy" not in node and in_simulation():
+        partition_id = int(node["partition-id"])
+        state_dir = settings.run_directory(context.run_id) / "clients" / f"client-{partition_id}"
+        policy = NodePolicy.simulation(state_dir, settings)
+        return DistillationClient(
+            settings, policy, context.run_id, partition_id, int(node["num-partitions"])
+        )
+    return DistillationClient(settings, NodePolicy.from_node_config(node), context.run_id)
+
+
+def _asked(msg: Message) -> tuple[str, int]:
+    config = msg.content.get(CONFIG)
+    method = config.get("method") if config is not None else None
+    server_round = config.get("server-round") if config is not None else None
+    if method not in METHODS or not isinstance(server_round, int) or server_round < 0:
+        raise MessageError("the request's config has no known `method`, or no `server-round`")
+    return str(method), server_round
+
+
+app = create_client_app()

@@ -1,0 +1,46 @@
+"""Who holds which examples: deterministic divisions for simulated clients."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from pdss_fl.data.example import Example
+from pdss_fl.errors import DataError
+
+
+def iid_partition(
+    examples: Sequence[Example], partition_id: int, num_partitions: int, seed: int
+) -> list[Example]:
+    """Return one of ``num_partitions`` disjoint random parts; sizes differ by at most one.
+
+    Parameters
+    ----------
+    examples : Sequence[Example]
+        The whole set, the same for every caller.
+    partition_id : int
+        0 .. num_partitions-1, Flower's ``partition-id``.
+    num_partitions : int
+        Flower's ``num-partitions``.
+    seed : int
+        Of the division; it has nothing to do with privacy noise.
+    """
+    order = list(range(len(examples)))
+    random.Random(seed).shuffle(order)
+    return [examples[i] for i in order[partition_id::num_partitions]]
+
+
+def train_test_split(
+    examples: Sequence[Example], train: int, test: int, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Divide into at most ``train`` and at most ``test`` examples that share no content.
+
+    Examples with the same question and choices stay on one side. At least one example is kept for
+    each side; fewer than two raise ``DataError``.
+    """
+    unique = list({example.content_hash: example for example in examples}.values())
+    if len(unique) < 2:
+        raise DataError(f"a client holds {len(unique)} different examples; it needs at least 2 to train and test")
+    random.Random(seed).shuffle(unique)
+    cut = min(train, max(1, len(unique) - test), len(unique) - 1)
+    return unique[:cut], unique[cut : cut + test]

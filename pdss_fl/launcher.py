@@ -1,0 +1,169 @@
+"""``pdss run``: one simulated Flower run with its own SuperLink, which ends with it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from pdss_fl.errors import SettingError
+from pdss_fl.logs import LOG_PREFIX
+
+_CONNECTION = "pdss"
+_RAY_PREFIX = re.compile(r"^(\x1b\[\d+m)?\(ClientAppActor[^)]*\)(\x1b\[0m)? ")
+_START_SECONDS = 60.0
+_QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning",
+    "RAY_DEDUP_LOGS": "0",
+}
+
+
+def run_simulation(app: Path, run_config: Sequence[str], clients: int, home: Path | None = None) -> Path:
+    """Run the app in ``app`` with simulated clients and return the run directory.
+
+    Parameters
+    ----------
+    app : Path
+        The Flower app's folder, the one with ``pyproject.toml``.
+    run_config : Sequence[str]
+        Overrides as for ``flwr run -c``, for example ``"privacy.epsilon=6.0"``.
+    clients : int
+        Number of simulated clients; each gets one CPU.
+    home : Path | None (default: None)
+        Flower's home for this run; a fresh temporary one by default, so that no connection, no port and
+        no SuperLink of the user's is touched.
+
+    Raises
+    ------
+    SettingError
+        If the SuperLink does not start, or the run does not end with a result.
+    """
+    with _flower_home(home) as flower_home, _superlink(flower_home) as environment:
+        command = [_program("flwr"), "run", str(app), _CONNECTION, "--stream"]
+        command += ["--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1"]
+        if run_config:
+            command += ["-c", " ".join(run_config)]
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            found, others = _follow(process.stdout or ())
+    if found is None:
+        print("".join(others), end="", flush=True)
+        raise SettingError("the run ended without a result; the lines above say why")
+    return found
+
+
+def _follow(lines: Iterable[str]) -> tuple[Path | None, deque[str]]:
+    """Show this project's own log lines once each; return the result's path and the last other lines.
+
+    Flower's log stream repeats a chunk now and then; the lines carry the time, so equal ones are repeats.
+    """
+    found, shown, others = None, set(), deque[str](maxlen=40)
+    for raw in lines:
+        line = _RAY_PREFIX.sub("", raw)
+        if line.startswith("results: "):
+            found = Path(line.removeprefix("results: ").strip())
+        elif line.startswith(LOG_PREFIX):
+            if line not in shown:
+                print(line, end="", flush=True)
+            shown.add(line)
+        else:
+            others.append(raw)
+    return found, others
+
+
+@contextmanager
+def _flower_home(home: Path | None) -> Iterator[Path]:
+    if home is not None:
+        home.mkdir(parents=True, exist_ok=True)
+        yield home
+        return
+    path = Path(tempfile.mkdtemp(prefix="pdss-flwr-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _superlink(home: Path) -> Iterator[dict[str, str]]:
+    """Start a SuperLink on a free port, yield the environment that reaches it, end it with its children."""
+    port = _free_port()
+    # Flower's commands start each other by name, also where the environment is not activated.
+    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**os.environ, **_QUIET, "FLWR_HOME": str(home), "PATH": search}
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
+        f'address = "127.0.0.1:{port}"\ninsecure = true\n'
+    )
+    command = [_program("flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--isolation", "subprocess"]
+    log_path = home / "superlink.log"
+    with open(log_path, "w") as log:
+        # Started in Flower's home: Ray's workers would import the app from the working directory otherwise.
+        process = subprocess.Popen(command, cwd=home, env=environment, stdout=log, stderr=log)
+    try:
+        _wait_for_port(port, process, log_path)
+        yield environment
+    finally:
+        _end(process)
+
+
+def _wait_for_port(port: int, process: subprocess.Popen[bytes], log_path: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    tail = "".join(log_path.read_text(errors="replace").splitlines(keepends=True)[-5:])
+    raise SettingError("Flower's SuperLink did not start; is another one being started?", tail)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that this one started, and everything that it started."""
+    try:
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        if member.is_running():
+            member.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    for member in alive:
+        member.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _program(name: str) -> str:
+    """Return a command of this Python's own environment."""
+    beside = Path(sys.executable).with_name(name)
+    path = str(beside) if beside.exists() else shutil.which(name)
+    if path is None:
+        raise SettingError(f"the command {name!r} is not installed beside this Python: run make setup")
+    return path

@@ -1,0 +1,38 @@
+"""Flower mods of the client side."""
+
+from __future__ import annotations
+
+import logging
+
+from flwr.app import Context, Error, Message
+from flwr.clientapp.typing import ClientAppCallable
+
+from pdss_fl.errors import PdssError
+
+logger = logging.getLogger("pdss_fl.client")
+
+UNEXPECTED = PdssError.code
+
+
+def error_guard_mod(msg: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Answer a failure with a code, and with text only where it was written to be public.
+
+    Flower mails ``str(exception)``, and in simulation the whole traceback, to the server. This mod has
+    to be the outermost one: of this project's own errors the public message leaves, of any other only
+    that something failed (code 100). The rest stays in this machine's log.
+    """
+    try:
+        return call_next(msg, context)
+    except PdssError as err:
+        logger.error("%s: %s", type(err).__name__, err.local)
+        return Message(Error(err.code, err.public), reply_to=msg)
+    except Exception as err:
+        logger.error("%s in %s", type(err).__name__, msg.metadata.message_type, exc_info=not _simulated())
+        return Message(Error(UNEXPECTED, "the client failed; its own log says why"), reply_to=msg)
+
+
+def _simulated() -> bool:
+    """Tell whether this process is a worker of Flower's simulation, whose log the SuperLink collects."""
+    from pdss_fl.simulation import in_simulation
+
+    return in_simulation()

@@ -1,0 +1,62 @@
+"""The table that a run prints at its end, from ``summary.json`` alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+_TITLES = {
+    "untrained": "untrained SLM",
+    "standalone": "Standalone (labels only)",
+    "pdss": "PDSS (perturbed prompts)",
+    "dss": "DSS (raw prompts, no privacy)",
+}
+
+
+def render_summary(summary: Mapping[str, Any]) -> str:
+    """Return the comparison, the privacy it was made under, and what it cost, as plain text."""
+    table = Table(title="Accuracy of the clients' small models on their held-out questions")
+    table.add_column("method")
+    for column in ("accuracy", "95 % interval", "questions"):
+        table.add_column(column, justify="right")
+    for method, row in summary["accuracy"].items():
+        cells = (
+            (f"{row['value']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}", str(row["n"]))
+            if row
+            else ("left out", "", "")
+        )
+        table.add_row(_TITLES.get(method, method), *cells)
+    out = io.StringIO()
+    console = Console(file=out, width=100)
+    console.print(table)
+    for line in (*_privacy_lines(summary["privacy"]), *_cost_lines(summary)):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    return out.getvalue().rstrip()
+
+
+def _privacy_lines(privacy: Mapping[str, Any] | None) -> list[str]:
+    if privacy is None:
+        return ["privacy: no prompt was sent"]
+    if privacy["kind"] == "none":
+        return [f"privacy: mechanism {privacy['mechanism']} gives no guarantee"]
+    return [
+        f"privacy: {privacy['mechanism']} ({privacy['parameters']}), {privacy['kind']}",
+        f"  epsilon per token {_number(privacy['epsilon_per_token'])}; per document "
+        f"{_number(privacy['epsilon_per_document'])} at delta {privacy['delta']:g} for "
+        f"{privacy['tokens_per_document']} tokens ({privacy['composition']})",
+        f"  words kept as they are: {privacy['kept_tokens']:.1%} expected from the mechanism",
+    ]
+
+
+def _cost_lines(summary: Mapping[str, Any]) -> list[str]:
+    llm, seconds = summary["llm"], summary["seconds"]
+    phases = ", ".join(f"{phase} {value:.0f} s" for phase, value in seconds.items())
+    return [f"LLM {llm['model']}: {llm['prompts']} prompts, {llm['tokens']} tokens generated", f"time: {phases}"]
+
+
+def _number(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.4g}"

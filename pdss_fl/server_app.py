@@ -1,0 +1,154 @@
+"""The Flower ServerApp: compares the untrained, Standalone, PDSS and DSS small models in one run.
+
+This side never sees an example. It holds the LLM (or the address of one), asks clients for perturbed
+prompts, and adds up the counts that they report.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from flwr.app import ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from pdss_fl.config import LLMSettings, RunSettings
+from pdss_fl.errors import PdssError, QuorumLost
+from pdss_fl.llm.protocol import RationaleGenerator
+from pdss_fl.logs import configure_logging
+from pdss_fl.messages import GenerationSettings
+from pdss_fl.report import render_summary
+from pdss_fl.results import RunDirectory, accuracy, privacy_summary, versions, weakest
+from pdss_fl.strategy import StepByStepDistillation
+
+logger = logging.getLogger("pdss_fl.server")
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the comparison that the settings ask for; write and print its results."""
+    configure_logging()
+    try:
+        path = run_comparison(grid, RunSettings.from_run_config(context.run_config), context.run_id)
+    except PdssError as err:
+        logger.error("error: %s", err.local)
+        raise SystemExit(1) from None
+    print(f"results: {path}", flush=True)
+
+
+def run_comparison(grid: Grid, settings: RunSettings, run_id: int) -> str:
+    """Run every method that ``methods`` names, write the run directory, print the table.
+
+    Returns
+    -------
+    str
+        Absolute path of the run directory.
+    """
+    directory = RunDirectory(settings.run_directory(run_id))
+    directory.write("settings.json", settings.flat())
+    started = time.monotonic()
+    generator = load_generator(settings.llm) if _needs_llm(settings) else None
+    load_seconds = time.monotonic() - started
+    _wait_for_clients(grid, settings.min_available_nodes)
+    strategies: dict[str, StepByStepDistillation] = {}
+    outcome: dict[str, Any] = {}
+    for method in settings.method_names:
+        logger.info("method %s starts", method)
+        strategies[method] = _strategy(generator, method, settings)
+        outcome[method] = _run_method(grid, strategies[method], settings)
+        directory.append_metrics(strategies[method].client_metrics)
+    summary = _summary(outcome, strategies, generator, load_seconds)
+    claims = {m: [vars(s) for s in strategy.statements.values()] for m, strategy in strategies.items()}
+    directory.write("privacy.json", {"statements": claims})
+    directory.write("summary.json", summary)
+    print(render_summary(summary), flush=True)
+    return str(directory.path)
+
+
+def load_generator(llm: LLMSettings) -> RationaleGenerator:
+    """Return the LLM that the settings name, loaded or reached; raises ``LLMUnavailable`` otherwise."""
+    if llm.backend == "grpc":
+        from pdss_fl.llm.remote import RemoteGenerator
+
+        remote = RemoteGenerator(llm.address, timeout=llm.timeout)
+        logger.info("LLM: %s at %s", remote.info.model, llm.address)
+        return remote
+    from pdss_fl.llm.generator import load_local_generator
+
+    logger.info("LLM: loading %s", llm.model)
+    return load_local_generator(llm.model, llm.instruction, llm.dtype, llm.batch_size)
+
+
+def _needs_llm(settings: RunSettings) -> bool:
+    return bool({"pdss", "dss"} & set(settings.method_names))
+
+
+def _wait_for_clients(grid: Grid, wanted: int) -> None:
+    logger.info("waiting for %d clients (min-available-nodes)", wanted)
+    last = time.monotonic()
+    while (found := len(list(grid.get_node_ids()))) < wanted:
+        time.sleep(1.0)
+        if time.monotonic() - last >= 15.0:
+            last = time.monotonic()
+            logger.info("%d of %d clients are connected", found, wanted)
+
+
+def _strategy(
+    generator: RationaleGenerator | None, method: str, settings: RunSettings
+) -> StepByStepDistillation:
+    return StepByStepDistillation(
+        generator,
+        method=method,
+        generation=GenerationSettings(max_new_tokens=settings.llm.max_new_tokens),
+        quorum=settings.quorum,
+        perturb_timeout=settings.perturb_timeout,
+        fraction_train=settings.fraction_train,
+    )
+
+
+def _run_method(
+    grid: Grid, strategy: StepByStepDistillation, settings: RunSettings
+) -> dict[str, float | int] | None:
+    """Return the accuracy of one method, or ``None`` where no client takes part in it."""
+    if strategy.method == "untrained":
+        metrics = strategy.evaluate_only(grid, settings.distill_timeout)
+    else:
+        try:
+            result = strategy.start(
+                grid, ArrayRecord(), num_rounds=settings.num_server_rounds, timeout=settings.distill_timeout
+            )
+        except QuorumLost:
+            if strategy.method != "dss":
+                raise
+            logger.warning("dss, the bound without privacy, is left out: the clients do not allow it")
+            return None
+        metrics = result.evaluate_metrics_clientapp.get(settings.num_server_rounds)
+    total = int(metrics["num-examples"]) if metrics else 0  # type: ignore[arg-type]
+    return accuracy(int(metrics["correct"]), total) if total and metrics else None  # type: ignore[arg-type]
+
+
+def _summary(
+    outcome: dict[str, Any],
+    strategies: dict[str, StepByStepDistillation],
+    generator: RationaleGenerator | None,
+    load_seconds: float,
+) -> dict[str, Any]:
+    seconds = {"load llm": load_seconds}
+    for strategy in strategies.values():
+        for phase, value in strategy.usage.seconds.items():
+            seconds[phase] = seconds.get(phase, 0.0) + value
+    pdss = strategies.get("pdss")
+    return {
+        "accuracy": outcome,
+        "privacy": privacy_summary(weakest(pdss.statements.values()) if pdss else None),
+        "seconds": {phase: round(value, 2) for phase, value in seconds.items()},
+        "llm": {
+            "model": generator.info.model if generator else "",
+            "prompts": sum(s.usage.prompts for s in strategies.values()),
+            "tokens": sum(s.usage.tokens for s in strategies.values()),
+        },
+        "versions": versions(),
+    }

@@ -1,0 +1,59 @@
+"""Which answer a text states, compared word by word."""
+
+from __future__ import annotations
+
+import re
+
+from pdss_fl.data.example import Example
+
+_ARTICLES = frozenset({"a", "an", "the"})
+_STATEMENT = re.compile(r"\banswer\s+is\b", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
+
+
+def content_words(text: str) -> tuple[str, ...]:
+    """Return the words of a text in lower case, without punctuation and, if others are left, articles."""
+    words = tuple(re.findall(r"\w+", text.lower()))
+    return tuple(word for word in words if word not in _ARTICLES) or words
+
+
+def find_statement(rationale: str) -> tuple[int, str] | None:
+    """Find the last "the answer is ..." of a rationale.
+
+    Returns
+    -------
+    tuple[int, str] | None
+        Where the sentence with it begins, and what follows "is" up to that sentence's end;
+        ``None`` if there is no such sentence.
+    """
+    found = list(_STATEMENT.finditer(rationale))
+    if not found:
+        return None
+    last = found[-1]
+    ends = [match.end() for match in _SENTENCE_END.finditer(rationale, 0, last.start())]
+    stop = _SENTENCE_END.search(rationale, last.end())
+    return (ends[-1] if ends else 0), rationale[last.end() : stop.start() if stop else None]
+
+
+def states_answer(statement: str, example: Example) -> bool:
+    """Tell whether the text after "the answer is" names the example's answer and not another choice.
+
+    The choice that comes first in the statement counts; of those that begin at the same word the longest.
+    A statement with "not" in front of the choice states nothing. For an open question the statement
+    must begin with the answer.
+    """
+    words = content_words(statement)
+    if not example.choices:
+        answer = content_words(example.answer)
+        return bool(answer) and words[: len(answer)] == answer
+    for place in range(len(words)):
+        if words[place] == "not":
+            return False
+        here = [c for c in example.choices if _begins_with(words[place:], content_words(c))]
+        if here:
+            return max(here, key=lambda choice: len(content_words(choice))) == example.answer
+    return False
+
+
+def _begins_with(words: tuple[str, ...], choice: tuple[str, ...]) -> bool:
+    return bool(choice) and words[: len(choice)] == choice

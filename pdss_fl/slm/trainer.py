@@ -1,0 +1,205 @@
+"""Training of a small model on two tasks at once: predict the answer, and write the rationale."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from transformers import get_cosine_schedule_with_warmup
+
+from pdss_fl.data.example import Example
+from pdss_fl.errors import SettingError
+from pdss_fl.slm.collator import Row, collate, encode_row
+from pdss_fl.slm.loss import LABEL, RATIONALE, check_rationale_weight, multi_task_loss
+from pdss_fl.slm.model import SmallModel
+from pdss_fl.slm.prompts import label_prompt, rationale_prompt
+
+_MAX_GRAD_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train.
+
+    Parameters
+    ----------
+    steps : int
+        Optimiser steps, at least 1.
+    batch_size : int
+        Examples of each step; their rationales come on top.
+    learning_rate : float
+        Peak of AdamW's rate, after the warm-up; it falls to 0 by a cosine.
+    rationale_weight : float
+        w of ``multi_task_loss``, in [0, 1); at 0 the rationales are not even read.
+    weight_decay : float (default: 0.01)
+        Of AdamW, at least 0.
+    warmup : int (default: 20)
+        Steps of linear warm-up; a tenth of all steps if that is less.
+    seed : int (default: 0)
+        Decides the order of the examples and the dropout, if the model has any.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    rationale_weight: float
+    weight_decay: float = 0.01
+    warmup: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_rationale_weight(self.rationale_weight)
+        for name, value, low in (
+            ("steps", self.steps, 1), ("batch-size", self.batch_size, 1), ("warmup", self.warmup, 0),
+        ):  # fmt: skip
+            if value < low:
+                raise SettingError(f"distill.{name} = {value}: set it to at least {low}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise SettingError(
+                f"distill.learning-rate = {self.learning_rate}: set it above 0, for example 0.002"
+            )
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise SettingError(f"distill.weight-decay = {self.weight_decay}: set it to at least 0")
+
+
+@dataclass(frozen=True)
+class TrainingItem:
+    """An example and its rationale; without one it trains the label task only."""
+
+    example: Example
+    rationale: str | None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training did.
+
+    Parameters
+    ----------
+    label_loss, rationale_loss : float
+        Means over the steps, in nats per token; 0 for a task that had no tokens.
+    seconds : float
+        Wall time.
+    tokens : int
+        Tokens that went through the model, padding not counted.
+    truncated : int
+        Rows of which the question or the completion had to be cut.
+    """
+
+    label_loss: float
+    rationale_loss: float
+    seconds: float
+    tokens: int
+    truncated: int
+
+
+def train(
+    slm: SmallModel,
+    items: Sequence[TrainingItem],
+    settings: TrainSettings,
+    on_step: Callable[[int, float], None] | None = None,
+) -> TrainResult:
+    """Train a small model in place.
+
+    Equal models, items and settings give equal weights. Which examples a step draws depends on the seed,
+    the number of items and the batch size alone, so trainings with and without rationales are paired.
+    The caller's random state is left as it was.
+
+    Parameters
+    ----------
+    slm : SmallModel
+        Changed in place and left in evaluation mode.
+    items : Sequence[TrainingItem]
+        At least one.
+    settings : TrainSettings
+        How to train.
+    on_step : Callable[[int, float], None] | None (default: None)
+        Called after each step with its number, from 1, and its loss.
+
+    Raises
+    ------
+    SettingError
+        If there are no items, if the choices of one do not fit into ``slm.max-tokens``, or if the
+        loss stops being finite; the weights are then of no use, so save none of them.
+    """
+    if not items:
+        raise SettingError("distill: there is nothing to train on; raise data.train-examples")
+    start = time.perf_counter()
+    with_rationales = settings.rationale_weight > 0
+    rows = [_rows(slm, item, with_rationales) for item in items]
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(settings.seed)
+        slm.model.train()
+        try:
+            label_loss, rationale_loss, tokens = _optimise(slm, rows, settings, on_step)
+        finally:
+            slm.model.train(False)
+    truncated = sum(row.truncated for pair in rows for row in pair)
+    return TrainResult(label_loss, rationale_loss, time.perf_counter() - start, tokens, truncated)
+
+
+def _rows(slm: SmallModel, item: TrainingItem, with_rationale: bool) -> list[Row]:
+    example = item.example
+    rows = [encode_row(slm, label_prompt(example), example.answer, LABEL)]
+    if with_rationale and item.rationale is not None:
+        rows.append(encode_row(slm, rationale_prompt(example), item.rationale, RATIONALE))
+    return rows
+
+
+def _optimise(
+    slm: SmallModel,
+    rows: Sequence[Sequence[Row]],
+    settings: TrainSettings,
+    on_step: Callable[[int, float], None] | None,
+) -> tuple[float, float, int]:
+    accelerator = Accelerator()
+    optimizer = torch.optim.AdamW(
+        slm.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    warmup = min(settings.warmup, settings.steps // 10)
+    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, settings.steps)
+    model, prepared = accelerator.prepare(slm.model, optimizer)
+    label_sum = rationale_sum = 0.0
+    tokens = 0
+    draws = _draws(len(rows), settings.batch_size, settings.seed)
+    for step in range(1, settings.steps + 1):
+        drawn = [row for i in next(draws) for row in rows[i]]
+        batch = collate(drawn, slm.tokenizer.pad_token_id, accelerator.device)
+        loss, label_loss, rationale_loss = multi_task_loss(
+            *batch.run(model), batch.task, settings.rationale_weight
+        )
+        _check_finite(loss.item(), step, settings)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), _MAX_GRAD_NORM)
+        prepared.step()
+        schedule.step()
+        prepared.zero_grad()
+        label_sum += label_loss.item()
+        rationale_sum += rationale_loss.item()
+        tokens += sum(row.tokens for row in drawn)
+        if on_step is not None:
+            on_step(step, loss.item())
+    return label_sum / settings.steps, rationale_sum / settings.steps, tokens
+
+
+def _draws(count: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """Yield batches of indices without end: one random order of all items after the other."""
+    generator = torch.Generator().manual_seed(seed)
+    waiting: list[int] = []
+    while True:
+        while len(waiting) < batch_size:
+            waiting += torch.randperm(count, generator=generator).tolist()
+        yield waiting[:batch_size]
+        waiting = waiting[batch_size:]
+
+
+def _check_finite(loss: float, step: int, settings: TrainSettings) -> None:
+    if not math.isfinite(loss):
+        raise SettingError(
+            f"distill.learning-rate = {settings.learning_rate}: the loss of step {step} is not a finite "
+            "number; set a lower rate"
+        )

@@ -1,0 +1,103 @@
+"""A client's own files: what was asked, what came back, and the small models; never sent anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pdss_fl.errors import StoreError
+
+
+class ClientStore:
+    """The files of one client in one run, below a directory that only this client uses.
+
+    Parameters
+    ----------
+    directory : Path
+        Made if missing, readable by its owner only.
+
+    Raises
+    ------
+    StoreError
+        If the directory cannot be made or written, before any work.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryFile(dir=directory):
+                pass
+        except OSError as err:
+            raise _unwritable(err) from None
+
+    def slm_directory(self, method: str) -> Path:
+        """Return where the small model of a method is kept, in Hugging Face format."""
+        return self.directory / "slm" / _name(method)
+
+    def save_asked(self, method: str, server_round: int, asked: list[str]) -> None:
+        """Remember which example (by content hash) was sent under which ordinal."""
+        self._write(self._asked_path(method, server_round), asked)
+
+    def load_asked(self, method: str, server_round: int) -> list[str]:
+        """Return the content hashes by ordinal; raises ``StoreError`` if the round asked nothing."""
+        path = self._asked_path(method, server_round)
+        if not path.exists():
+            raise StoreError("rationales came for a round in which this client sent no prompts")
+        return list(self._read(path))
+
+    def save_rationales(self, method: str, rationales: dict[str, dict[str, Any]]) -> None:
+        """Add decoded rationales by content hash to those of earlier rounds."""
+        path = self._rationales_path(method)
+        self._write(path, {**self.load_rationales(method), **rationales})
+
+    def load_rationales(self, method: str) -> dict[str, dict[str, Any]]:
+        """Return all decoded rationales of a method by content hash."""
+        path = self._rationales_path(method)
+        return dict(self._read(path)) if path.exists() else {}
+
+    def _asked_path(self, method: str, server_round: int) -> Path:
+        return self.directory / "asked" / f"{_name(method)}-{server_round}.json"
+
+    def _rationales_path(self, method: str) -> Path:
+        return self.directory / "rationales" / f"{_name(method)}.json"
+
+    def _read(self, path: Path) -> Any:
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as err:
+            raise StoreError("a file below this node's state-dir is damaged; remove it", f"{path}: {err}") from None
+
+    def _write(self, path: Path, content: Any) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(content, ensure_ascii=False))
+        except OSError as err:
+            raise _unwritable(err) from None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file's content so that a reader sees the old or the new one, also after a crash."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _name(method: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", method):
+        raise StoreError("the run names a method that is not a plain word")
+    return method
+
+
+def _unwritable(err: OSError) -> StoreError:
+    return StoreError(
+        "this node's state-dir cannot be written: free space, correct its permissions, or name another one",
+        str(err),
+    )

@@ -1,0 +1,294 @@
+"""``StepByStepDistillation``: the Flower strategy that trades perturbed prompts for rationales.
+
+A round of ``FedAvg.start`` becomes: ask every client for perturbed prompts (``query.perturb``), let the
+LLM write one rationale for each, send them back (``train.distill``), let clients evaluate. What this
+side sees is perturbed prompts, counts, and the metrics that a node's policy allows.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy.strategy_utils import sample_nodes
+
+from pdss_fl.errors import MessageError, QuorumLost
+from pdss_fl.llm.protocol import RationaleGenerator
+from pdss_fl.messages import (
+    GenerationSettings,
+    PerturbedPrompt,
+    PrivacyStatement,
+    PromptBatch,
+    Rationale,
+    RationaleBatch,
+)
+
+logger = logging.getLogger("pdss_fl.strategy")
+
+STANDALONE = "standalone"
+_PROGRESS_SECONDS = 5.0
+_MAX_REASON_CHARS = 400
+
+
+@dataclass
+class Usage:
+    """What a strategy has used so far: prompts, generated tokens, and seconds by phase."""
+
+    prompts: int = 0
+    tokens: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add_seconds(self, phase: str, since: float) -> None:
+        """Add the time since ``since`` (``time.monotonic``) to a phase."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - since
+
+
+class StepByStepDistillation(FedAvg):
+    """Ask clients for perturbed prompts, answer with rationales, let them train.
+
+    Source: PDSS (https://arxiv.org/abs/2406.12403). No weights travel: each client keeps a small model
+    of its own, and ``ArrayRecord`` stays empty.
+
+    Parameters
+    ----------
+    generator : RationaleGenerator | None
+        Writes the rationales, in process or behind an address; ``None`` for ``method="standalone"``.
+    method : str (default: "pdss")
+        Sent to clients, which keep one small model a method. ``standalone`` asks for no prompts.
+    generation : GenerationSettings
+        How the LLM is asked to write.
+    quorum : int (default: 1)
+        The run ends with ``QuorumLost`` when fewer clients than this answered a step; lost, late and
+        failing clients are named in the log and left out of the round otherwise.
+    perturb_timeout : float (default: 600.0)
+        Seconds to wait for perturbed prompts.
+    fraction_train, fraction_evaluate : float
+        As in ``FedAvg``.
+
+    Attributes
+    ----------
+    usage : Usage
+        Prompts, tokens and seconds so far.
+    statements : dict[int, PrivacyStatement]
+        What each client claimed about its last batch, by node id.
+    client_metrics : list[dict]
+        One row a client and phase, as the clients reported.
+    """
+
+    def __init__(
+        self,
+        generator: RationaleGenerator | None,
+        *,
+        method: str = "pdss",
+        generation: GenerationSettings | None = None,
+        quorum: int = 1,
+        perturb_timeout: float = 600.0,
+        fraction_train: float = 1.0,
+        fraction_evaluate: float = 1.0,
+    ) -> None:
+        super().__init__(
+            fraction_train=fraction_train,
+            fraction_evaluate=fraction_evaluate,
+            min_train_nodes=quorum,
+            min_evaluate_nodes=quorum,
+            min_available_nodes=quorum,
+        )
+        self.generator = generator
+        self.method = method
+        self.generation = generation or GenerationSettings()
+        self.quorum = quorum
+        self.perturb_timeout = perturb_timeout
+        self.usage = Usage()
+        self.statements: dict[int, PrivacyStatement] = {}
+        self.client_metrics: list[dict[str, str | int | float]] = []
+        self._sent: list[Message] = []
+        self._sent_at = time.monotonic()
+
+    def summary(self) -> None:
+        """Log what this strategy does, in one line instead of FedAvg's table."""
+        logger.info("method %s, quorum of %d clients", self.method, self.quorum)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Collect perturbed prompts, let the LLM answer, and address the answers to their clients."""
+        node_ids, _ = sample_nodes(
+            grid, self.min_available_nodes, self._sample_size(grid, self.fraction_train)
+        )
+        config = self._config(config, server_round)
+        if self.method == STANDALONE:
+            contents = {node: RecordDict({"config": config}) for node in node_ids}
+        else:
+            batches = self._collect_prompts(grid, node_ids, config, server_round)
+            answers = self._write_rationales(batches)
+            contents = {
+                node: RecordDict({"config": config, "rationales": ConfigRecord({"payload": batch.serialize()})})
+                for node, batch in answers.items()
+            }
+        return self._remember(_requests(contents, "train.distill", server_round))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Keep what clients reported; there are no weights to average."""
+        return None, self._aggregate("distill", server_round, replies)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask clients to evaluate the method's small model on their own held-out questions."""
+        node_ids, _ = sample_nodes(
+            grid, self.min_available_nodes, self._sample_size(grid, self.fraction_evaluate)
+        )
+        content = RecordDict({"config": self._config(config, server_round)})
+        return self._remember(_requests(dict.fromkeys(node_ids, content), "evaluate", server_round))
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Add up right answers and questions over the clients."""
+        return self._aggregate("evaluate", server_round, replies)
+
+    def evaluate_only(self, grid: Grid, timeout: float) -> MetricRecord | None:
+        """Evaluate without training, for the untrained model."""
+        requests = list(self.configure_evaluate(0, ArrayRecord(), ConfigRecord(), grid))
+        return self.aggregate_evaluate(0, grid.send_and_receive(requests, timeout=timeout))
+
+    def _sample_size(self, grid: Grid, fraction: float) -> int:
+        return max(int(len(list(grid.get_node_ids())) * fraction), self.quorum)
+
+    def _config(self, config: ConfigRecord, server_round: int) -> ConfigRecord:
+        return ConfigRecord({**config, "method": self.method, "server-round": server_round})
+
+    def _remember(self, requests: list[Message]) -> list[Message]:
+        self._sent, self._sent_at = requests, time.monotonic()
+        return requests
+
+    def _collect_prompts(
+        self, grid: Grid, node_ids: Iterable[int], config: ConfigRecord, server_round: int
+    ) -> dict[int, PromptBatch]:
+        started = time.monotonic()
+        content = RecordDict({"config": config})
+        requests = _requests(dict.fromkeys(node_ids, content), "query.perturb", server_round)
+        replies = grid.send_and_receive(requests, timeout=self.perturb_timeout)
+        batches: dict[int, PromptBatch] = {}
+        for node, reply in self._answered("query.perturb", requests, replies).items():
+            try:
+                batches[node] = PromptBatch.parse(_payload(reply))
+            except MessageError as err:
+                logger.warning("client %d left out of round %d: %s", node, server_round, err.public)
+        self._check_quorum("query.perturb", len(batches))
+        self.statements |= {node: batch.privacy for node, batch in batches.items()}
+        self.usage.add_seconds("perturb", started)
+        return batches
+
+    def _write_rationales(self, batches: Mapping[int, PromptBatch]) -> dict[int, RationaleBatch]:
+        """Put the prompts of all clients into one request and take the answers apart again."""
+        if self.generator is None:
+            raise ValueError(f"method {self.method!r} needs a generator")
+        started = time.monotonic()
+        owners = [(node, prompt.ordinal) for node, batch in batches.items() for prompt in batch.prompts]
+        prompts = (prompt for batch in batches.values() for prompt in batch.prompts)
+        request = PromptBatch(
+            tuple(PerturbedPrompt(i, p.question, p.choices) for i, p in enumerate(prompts)),
+            next(iter(batches.values())).privacy,
+        )
+        written: dict[int, list[Rationale]] = {node: [] for node in batches}
+        progress = _Progress(len(owners), len(batches))
+        for rationale in self.generator.generate(request, self.generation):
+            node, ordinal = owners[rationale.ordinal]
+            written[node].append(
+                Rationale(ordinal, rationale.text, rationale.finish, rationale.tokens)
+            )
+            self.usage.tokens += rationale.tokens
+            progress.one_more()
+        self.usage.prompts += len(owners)
+        self.usage.add_seconds("llm", started)
+        model = self.generator.info.model
+        return {node: RationaleBatch(tuple(rows), model) for node, rows in written.items()}
+
+    def _aggregate(self, phase: str, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        answered = self._answered(phase, self._sent, replies)
+        self.usage.add_seconds(phase, self._sent_at)
+        total: dict[str, int | float] = {"num-examples": 0}
+        for node, reply in answered.items():
+            metrics = _metrics(reply)
+            self.client_metrics.append(
+                {"method": self.method, "round": server_round, "phase": phase, "node": node, **metrics}
+            )
+            for key in ("num-examples", "correct"):
+                if key in metrics:
+                    total[key] = total.get(key, 0) + int(metrics[key])
+        return MetricRecord(dict(total))
+
+    def _answered(
+        self, step: str, requests: Iterable[Message], replies: Iterable[Message]
+    ) -> dict[int, Message]:
+        """Return the good replies by node; name everybody else in the log."""
+        waiting = {m.metadata.message_id: m.metadata.dst_node_id for m in requests}
+        answered: dict[int, Message] = {}
+        for reply in replies:
+            node = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if node is None:
+                logger.warning("%s: a reply to nothing that was asked is ignored", step)
+            elif reply.has_error():
+                logger.warning(
+                    "%s: client %d failed (code %d): %s", step, node, reply.error.code, _plain(reply.error.reason)
+                )
+            else:
+                answered[node] = reply
+        for node in waiting.values():
+            logger.warning("%s: client %d did not answer in time or was lost", step, node)
+        self._check_quorum(step, len(answered))
+        return answered
+
+    def _check_quorum(self, step: str, answered: int) -> None:
+        if answered < self.quorum:
+            raise QuorumLost(
+                f"{answered} clients answered {step}, fewer than quorum = {self.quorum}; the lines above name the "
+                "others and why"
+            )
+
+
+class _Progress:
+    """Logs how many prompts are answered, at most every few seconds."""
+
+    def __init__(self, total: int, clients: int) -> None:
+        self.done, self.total, self.last = 0, total, time.monotonic()
+        logger.info("LLM: %d perturbed prompts of %d clients", total, clients)
+
+    def one_more(self) -> None:
+        """Count one answered prompt."""
+        self.done += 1
+        if self.done == self.total or time.monotonic() - self.last >= _PROGRESS_SECONDS:
+            self.last = time.monotonic()
+            logger.info("LLM: %d of %d prompts answered", self.done, self.total)
+
+
+def _requests(contents: Mapping[int, RecordDict], message_type: str, server_round: int) -> list[Message]:
+    return [
+        Message(content, node, message_type, group_id=str(server_round)) for node, content in contents.items()
+    ]
+
+
+def _payload(reply: Message) -> bytes:
+    record = reply.content.get("prompts")
+    payload = record.get("payload") if isinstance(record, ConfigRecord) else None
+    if not isinstance(payload, bytes):
+        raise MessageError("the reply carries no prompt batch")
+    return payload
+
+
+def _metrics(reply: Message) -> dict[str, int | float]:
+    record = reply.content.get("metrics")
+    if not isinstance(record, MetricRecord):
+        return {}
+    return {key: value for key, value in record.items() if isinstance(value, int | float)}
+
+
+def _plain(reason: str | None) -> str:
+    """Return a client's text in one printable line of bounded length."""
+    return "".join(c if c.isprintable() else " " for c in (reason or ""))[:_MAX_REASON_CHARS]

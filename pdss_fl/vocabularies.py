@@ -1,0 +1,82 @@
+"""The public vocabularies that come with the project, and the perturber that a run asks for."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from wordfreq import top_n_list
+
+from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
+from pdss_fl.config import PrivacySettings, RunSettings
+from pdss_fl.data.everyday import words as everyday_words
+from pdss_fl.data.prompts import PromptShape
+from pdss_fl.errors import SettingError
+from pdss_fl.privacy import Vocabulary, create_mechanism
+from pdss_fl.release import Perturber
+from pdss_fl.slm.embeddings import word_embeddings
+
+FALLBACK = "thing"  # what a name, a number or a foreign script counts as, before it is perturbed
+
+
+def vocabulary_words(source: str, size: int) -> list[str]:
+    """Return the ``size`` words of a public vocabulary, the most important first.
+
+    Parameters
+    ----------
+    source : str
+        ``everyday``: all words of the built-in data set's domain (of its facts and its templates, not
+        of what any client holds), filled up with the most frequent English words. ``english``: the
+        most frequent English words alone (``wordfreq``).
+    size : int
+        Number of words, fillers not counted; ``everyday`` needs at least its own words.
+    """
+    frequent = [w for w in top_n_list("en", 2 * size + 1000) if w.isascii() and w.isalpha()]
+    domain = list(everyday_words()) if source == "everyday" else []
+    if len(domain) > size:
+        raise SettingError(
+            f"privacy.vocabulary-size = {size} is smaller than the {len(domain)} words of the everyday domain: "
+            f"set it to at least {len(domain)}"
+        )
+    words = list(dict.fromkeys([FALLBACK, *domain, *frequent]))[:size]
+    if len(words) < size:
+        raise SettingError(f"privacy.vocabulary-size = {size}: only {len(words)} words are known")
+    return words
+
+
+@lru_cache(maxsize=4)
+def load_vocabulary(source: str, size: int, embeddings: str) -> Vocabulary:
+    """Build a public vocabulary with the word embeddings of a public model; kept in the process."""
+    model = str(bundled_model_path()) if embeddings == BUNDLED_MODEL else embeddings
+    words = vocabulary_words(source, size)
+    return Vocabulary(words, word_embeddings(model, words), fallback=FALLBACK)
+
+
+def load_perturber(settings: RunSettings, mechanism: str, noise_seed: int | None = None) -> Perturber:
+    """Return what a run's settings ask for, with ``mechanism`` in place of the run's own if it differs.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        ``privacy.*`` and ``data.public-choices`` are read.
+    mechanism : str
+        ``settings.privacy.mechanism``, or ``identity`` for the non-private bound.
+    noise_seed : int | None (default: None)
+        Seeds the noise, in simulation only; ``None`` draws from the operating system.
+    """
+    privacy = settings.privacy
+    vocabulary = load_vocabulary(privacy.vocabulary, privacy.vocabulary_size, privacy.embeddings)
+    return Perturber(
+        vocabulary,
+        create_mechanism(mechanism, vocabulary, epsilon=privacy.epsilon, neighbours=privacy.neighbours),
+        prompt_shape(privacy, settings.data.public_choices),
+        privacy.delta,
+        None if noise_seed is None else np.random.default_rng(noise_seed),
+    )
+
+
+def prompt_shape(privacy: PrivacySettings, public_choices: bool) -> PromptShape:
+    """Return the public bounds of a prompt under a run's settings."""
+    return PromptShape(
+        privacy.length, privacy.question_words, privacy.choice_words, privacy.choices, public_choices
+    )

@@ -1,0 +1,158 @@
+"""A real Flower run from the built FAB: SuperLink, Ray, two clients, an LLM, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pdss_fl.errors import SettingError
+from pdss_fl.launcher import run_simulation
+from tests.harness import save_tiny_model
+
+ROOT = Path(__file__).parent.parent
+CANARY = "zanzibarqx4471993"
+MARK = """
+# Added by the test: the built app leaves a trace that the working tree's code does not.
+from pathlib import Path as _Path
+_Path({trace!r}).mkdir(exist_ok=True)
+(_Path({trace!r}) / __name__).write_text(__file__)
+"""
+
+
+@pytest.fixture(scope="module")
+def app_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the app whose server and client code are marked, with private files lying about."""
+    copy = tmp_path_factory.mktemp("copy") / "app"
+    copy.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    shutil.copytree(ROOT / "pdss_fl", copy / "pdss_fl", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("server_app.py", "client_app.py"):
+        with open(copy / "pdss_fl" / name, "a") as file:
+            file.write(MARK.format(trace=str(copy.parent / "trace")))
+    for private in (copy / "private.jsonl", copy / "pdss_fl" / "private.json", copy / "pdss_fl" / "data" / "notes.md"):
+        private.write_text(CANARY)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "questions.jsonl"
+    records = [
+        {"question": f"which {CANARY} is it {i}?", "choices": ["time", "people", CANARY], "answer": "people"}
+        for i in range(24)
+    ]
+    path.write_text("\n".join(json.dumps(r) for r in records))
+    return path
+
+
+def small(tiny: Path, data: Path, output: Path) -> list[str]:
+    texts = {
+        "output-dir": output, "llm.model": tiny, "privacy.embeddings": tiny, "privacy.vocabulary": "english",
+        "data.source": "jsonl", "data.path": data,
+    }  # fmt: skip
+    numbers = {
+        "privacy.vocabulary-size": 200, "data.train-examples": 6, "data.test-examples": 4, "slm.hidden-size": 16,
+        "slm.layers": 1, "distill.steps": 2, "llm.max-new-tokens": 4,
+    }  # fmt: skip
+    return [f'{k}="{v}"' for k, v in texts.items()] + [f"{k}={v}" for k, v in numbers.items()]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def finished(app_copy: Path, data: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The run directory of one real run, and Flower's own files beside it."""
+    work = tmp_path_factory.mktemp("work")
+    yield run_simulation(app_copy, small(tiny, data, work / "runs"), clients=2, home=work / "flwr")
+
+
+def test_the_fab_carries_code_only(app_copy: Path, tmp_path: Path) -> None:
+    build = subprocess.run(
+        [Path(sys.executable).with_name("flwr"), "build", "--app", app_copy],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (fab,) = tmp_path.glob("*.fab")
+    assert CANARY not in build.stdout + build.stderr
+    with zipfile.ZipFile(fab) as archive:
+        names = archive.namelist()
+        content = b"".join(archive.read(name) for name in names)
+    assert CANARY.encode() not in content
+    assert "pdss_fl/client_app.py" in names
+    assert {Path(name).suffix for name in names} <= {".py", ".md", ".toml", ""}
+    assert fab.stat().st_size < 1_000_000
+
+
+def test_the_app_runs_from_the_fab_and_not_from_the_working_tree(finished: Path, app_copy: Path) -> None:
+    for module in ("server_app", "client_app"):
+        (trace,) = (app_copy.parent / "trace").glob(f"*{module}")
+        assert str(finished.parent.parent / "flwr" / "apps") in trace.read_text()
+
+
+def test_the_run_leaves_every_file_that_it_promises(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text())
+    assert set(summary) == {"accuracy", "privacy", "seconds", "llm", "versions"}
+    assert set(summary["accuracy"]) == {"untrained", "standalone", "pdss", "dss"}
+    for method in ("untrained", "standalone", "pdss"):
+        assert set(summary["accuracy"][method]) == {"value", "low", "high", "n"}
+        assert summary["accuracy"][method]["n"] == 8
+    assert summary["accuracy"]["dss"] is None, "identity is allowed on the built-in data only"
+    privacy = summary["privacy"]
+    assert privacy["mechanism"] == "staircase"
+    assert privacy["kind"] == "pure-ldp"
+    assert 0 < privacy["kept_tokens"] < 1
+    assert privacy["epsilon_per_token"] < privacy["epsilon_per_document"]
+    assert summary["llm"]["prompts"] == 12
+    assert set(summary["versions"]) >= {"pdss-fl", "flwr", "torch"}
+    assert {"perturb", "llm", "distill", "evaluate"} <= set(summary["seconds"])
+    assert json.loads((finished / "settings.json").read_text())["privacy.vocabulary-size"] == 200
+    assert (finished / "metrics.jsonl").read_text().count("\n") >= 8
+    assert json.loads((finished / "privacy.json").read_text())["statements"]["pdss"]
+    for client in ("client-0", "client-1"):
+        assert (finished / "clients" / client / "slm" / "pdss" / "model.safetensors").is_file()
+
+
+def test_no_private_text_is_in_anything_that_the_servers_side_wrote(finished: Path) -> None:
+    written = [p for p in finished.iterdir() if p.is_file()]
+    written += [p for p in (finished.parent.parent / "flwr").rglob("*") if p.is_file()]
+    assert any(p.name == "superlink.log" for p in written)
+    for path in written:
+        assert CANARY.encode() not in path.read_bytes(), path.name
+
+
+def test_a_saved_small_model_answers_questions_from_the_command_line(finished: Path, data: Path) -> None:
+    pdss = [sys.executable, "-m", "pdss_fl.cli", "predict"]
+    slm = finished / "clients" / "client-0" / "slm" / "pdss"
+    answers = subprocess.run([*pdss, slm, data], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    rows = [json.loads(line) for line in answers.splitlines()]
+    assert len(rows) == 24
+    assert all(row["prediction"] in ("time", "people", CANARY) for row in rows)
+
+
+def test_an_unknown_mechanism_ends_the_run_with_one_clear_line(
+    app_copy: Path, data: Path, tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    overrides = [*small(tiny, data, tmp_path / "runs"), 'privacy.mechanism="magic"', "min-available-nodes=1"]
+    with pytest.raises(SettingError, match="without a result"):
+        run_simulation(app_copy, overrides, clients=1, home=tmp_path / "flwr")
+    shown = capfd.readouterr().out
+    assert "privacy.mechanism" in shown
+    assert "magic" in shown
+    assert "staircase" in shown
+
+
+def test_no_process_is_left_behind(finished: Path) -> None:
+    home = str(finished.parent.parent / "flwr")
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        assert process.info["cwd"] != home

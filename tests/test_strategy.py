@@ -1,0 +1,217 @@
+"""The round trip through the real strategy and the real ClientApp, with clients that fail in every way."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+
+from pdss_fl.client_app import create_client_app
+from pdss_fl.errors import QuorumLost
+from pdss_fl.messages import GenerationSettings, RationaleBatch
+from pdss_fl.strategy import StepByStepDistillation
+from tests.harness import EchoGenerator, LoopbackGrid, context, node, save_tiny_model
+
+WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def _seen_by_caplog() -> None:
+    logging.getLogger("pdss_fl").propagate = True
+
+
+Fail = Callable[[Message], Message | None | bool]
+
+
+def grid_of(
+    tmp_path: Path, tiny: Path, clients: int = 3, fail: Fail = lambda _: False, **changes: Any
+) -> LoopbackGrid:
+    contexts = {}
+    for i in range(1, clients + 1):
+        path = tmp_path / f"data{i}.jsonl"
+        records = [
+            {"question": f"what {w} has client number {i}?", "choices": [w, "other", "new"], "answer": w}
+            for w in WORDS
+        ]
+        path.write_text("\n".join(json.dumps(r) for r in records))
+        config = {
+            "privacy.embeddings": str(tiny),
+            "privacy.vocabulary": "english",
+            "privacy.vocabulary-size": 200,
+            "data.source": "jsonl",
+            "data.train-examples": 8,
+            "data.test-examples": 4,
+            "slm.hidden-size": 16,
+            "slm.layers": 1,
+            "distill.steps": 2,
+            **changes,
+        }
+        policy = {"allowed-models": f"scratch {tiny}", **changes.get("policy", {})}
+        config.pop("policy", None)
+        contexts[i] = context(i, node(tmp_path / f"state{i}", path, **policy), config)
+    return LoopbackGrid(create_client_app(), contexts, fail)
+
+
+def start(grid: LoopbackGrid, generator: Any = None, rounds: int = 1, **options: Any) -> StepByStepDistillation:
+    strategy = StepByStepDistillation(generator or EchoGenerator(), **{"quorum": 1, **options})
+    strategy.start(grid, ArrayRecord(), num_rounds=rounds)
+    return strategy
+
+
+def sent(grid: LoopbackGrid, message_type: str) -> list[Message]:
+    return [m for m in grid.requests if m.metadata.message_type == message_type]
+
+
+def test_every_client_gets_the_answers_to_its_own_prompts(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny)
+    generator = EchoGenerator()
+    strategy = start(grid, generator, quorum=3)
+    assert len(generator.seen) == 1, "the prompts of all clients go to the LLM together"
+    assert strategy.usage.prompts == 24
+    shown = [" ".join((p.question, *p.choices)) for p in generator.seen[0].prompts]
+    answered = []
+    for request in sent(grid, "train.distill"):
+        batch = RationaleBatch.parse(request.content["rationales"]["payload"], 8)  # type: ignore[index,arg-type]
+        answered += [r.text for r in batch.rationales]
+    assert answered == shown
+    assert set(strategy.statements) == {1, 2, 3}
+    assert set(strategy.usage.seconds) == {"perturb", "llm", "distill", "evaluate"}
+
+
+def test_each_client_keeps_its_own_model_and_reports_counts(tmp_path: Path, tiny: Path) -> None:
+    strategy = start(grid_of(tmp_path, tiny, clients=2))
+    rows = [r for r in strategy.client_metrics if r["phase"] == "evaluate"]
+    assert [r["num-examples"] for r in rows] == [4, 4]
+    for i in (1, 2):
+        assert (tmp_path / f"state{i}" / "runs" / "1" / "slm" / "pdss" / "model.safetensors").is_file()
+
+
+def test_standalone_asks_for_no_prompts_and_charges_nothing(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, clients=2)
+    strategy = StepByStepDistillation(None, method="standalone")
+    strategy.start(grid, ArrayRecord(), num_rounds=1)
+    assert not sent(grid, "query.perturb")
+    assert len(sent(grid, "train.distill")) == 2
+    assert (tmp_path / "state1" / "ledger.jsonl").read_text() == "" or not (tmp_path / "state1" / "ledger.jsonl").exists()
+
+
+def test_rounds_ask_for_disjoint_parts_and_train_on_all_so_far(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, clients=1, **{"num-server-rounds": 2})
+    generator = EchoGenerator()
+    start(grid, generator, rounds=2)
+    assert [len(b.prompts) for b in generator.seen] == [4, 4]
+    kept = json.loads((tmp_path / "state1" / "runs" / "1" / "rationales" / "pdss.json").read_text())
+    assert len(kept) == 8
+
+
+def test_a_second_run_sends_the_stored_text_again_and_pays_nothing(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, clients=1)
+    first, second = EchoGenerator(), EchoGenerator()
+    start(grid, first)
+    ledger = (tmp_path / "state1" / "ledger.jsonl").read_text()
+    start(grid, second)
+    assert (tmp_path / "state1" / "ledger.jsonl").read_text() == ledger
+    assert {(p.question, p.choices) for p in first.seen[0].prompts} == {
+        (p.question, p.choices) for p in second.seen[0].prompts
+    }
+
+
+@pytest.mark.parametrize("step", ["query.perturb", "train.distill", "evaluate"])
+@pytest.mark.parametrize("how", ["lost", "error", "garbage"])
+def test_a_failing_client_is_named_and_left_out(
+    tmp_path: Path, tiny: Path, caplog: pytest.LogCaptureFixture, step: str, how: str
+) -> None:
+    def fail(message: Message) -> Message | None | bool:
+        if message.metadata.dst_node_id != 2 or message.metadata.message_type != step:
+            return False
+        if how == "lost":
+            return None
+        if how == "error":
+            return Message(Error(102, "no\x1b[31m such budget"), reply_to=message)
+        return Message(RecordDict({"prompts": ConfigRecord({"payload": b"\xff\xff"})}), reply_to=message)
+
+    grid = grid_of(tmp_path, tiny, fail=fail)
+    strategy = start(grid, quorum=2)
+    evaluated = {r["node"] for r in strategy.client_metrics if r["phase"] == "evaluate" and "correct" in r}
+    if how == "garbage" and step == "train.distill":
+        assert evaluated == {1, 2, 3}, "a train reply without metrics still counts as an answer"
+        return
+    assert {1, 3} <= evaluated
+    assert "client 2" in caplog.text or how == "garbage"
+    assert "\x1b" not in caplog.text
+    if step == "query.perturb":
+        assert {m.metadata.dst_node_id for m in sent(grid, "train.distill")} == {1, 3}
+
+
+def test_below_the_quorum_the_run_ends_with_one_clear_line(tmp_path: Path, tiny: Path) -> None:
+    def lose_two(message: Message) -> Message | None | bool:
+        return None if message.metadata.dst_node_id > 1 else False
+
+    grid = grid_of(tmp_path, tiny, fail=lose_two)
+    with pytest.raises(QuorumLost, match=r"1 clients answered query\.perturb, fewer than quorum = 2"):
+        start(grid, quorum=2)
+    assert not sent(grid, "train.distill")
+
+
+def test_wrong_ordinals_from_the_server_touch_nothing(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, clients=1)
+    config = ConfigRecord({"method": "pdss", "server-round": 1})
+    ask = Message(RecordDict({"config": config}), 1, "query.perturb")
+    assert not grid.app(ask, grid.contexts[1]).has_error()
+    foreign = ConfigRecord({"payload": RationaleBatch((), "m").serialize() or b"\x08\x01"})
+    reply = grid.app(Message(RecordDict({"config": config, "rationales": foreign}), 1, "train.distill"), grid.contexts[1])
+    assert reply.has_error()
+    assert reply.error.code == 105
+    assert not (tmp_path / "state1" / "runs" / "1" / "rationales").exists()
+    assert not (tmp_path / "state1" / "runs" / "1" / "slm" / "pdss").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "what"),
+    [
+        ({"privacy.mechanism": "magic"}, 101, "privacy.mechanism"),
+        ({"privacy.mechanism": "identity"}, 102, "allowed-mechanisms"),
+        ({"privacy.epsilon": 101.0}, 102, "max-epsilon-per-token"),
+        ({"privacy.epsilon": 0}, 101, "privacy.epsilon"),
+        ({"policy": {"max-epsilon-per-example": 1.0}}, 104, "max-epsilon-per-example"),
+        ({"slm.model": "somebody/else"}, 102, "slm.model"),
+    ],
+)
+def test_a_refusal_reaches_the_strategy_as_a_code_and_a_public_line(
+    tmp_path: Path, tiny: Path, changes: dict[str, Any], code: int, what: str
+) -> None:
+    grid = grid_of(tmp_path, tiny, clients=1, **changes)
+    with pytest.raises(QuorumLost):
+        start(grid)
+    (reply,) = grid.replies
+    assert reply.error.code == code
+    assert what in str(reply.error.reason)
+
+
+def test_metrics_none_reports_no_count_of_the_private_data(tmp_path: Path, tiny: Path) -> None:
+    strategy = start(grid_of(tmp_path, tiny, clients=1, policy={"metrics": "none"}))
+    rows = {r["phase"]: r for r in strategy.client_metrics}
+    assert rows["evaluate"]["num-examples"] == rows["evaluate"]["correct"] == 0
+    assert "label-loss" not in rows["distill"]
+
+
+def test_the_generation_settings_reach_the_llm(tmp_path: Path, tiny: Path) -> None:
+    asked = []
+
+    class Recording(EchoGenerator):
+        def generate(self, batch: Any, settings: GenerationSettings) -> Any:
+            asked.append(settings)
+            return super().generate(batch, settings)
+
+    start(grid_of(tmp_path, tiny, clients=1), Recording(), generation=GenerationSettings(7, ("x",)))
+    assert asked == [GenerationSettings(7, ("x",))]

@@ -64,13 +64,17 @@ class PrivacySettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Where examples come from (``data.*``); a node's own ``data-path`` outranks ``path``."""
+    """Where examples come from (``data.*``); a node's own ``data-path`` outranks ``path``.
+
+    ``partition`` divides a JSONL file among simulated clients; the built-in set is divided by the things
+    that its questions are about.
+    """
 
     source: str = _setting(BUILT_IN_DATA, _one_of(BUILT_IN_DATA, "jsonl"))
     path: str = _setting("")
     partition: str = _setting("iid", _one_of("iid", "file"))
-    train_examples: int = _setting(100, _AT_LEAST_1)
-    test_examples: int = _setting(300, _AT_LEAST_1)
+    train_examples: int = _setting(360, _AT_LEAST_1)
+    test_examples: int = _setting(120, _AT_LEAST_1)
     public_choices: bool = _setting(False)
 
 
@@ -93,8 +97,8 @@ class SmallModelSettings:
     """The client's small language model (``slm.*``); the sizes are for ``scratch`` only."""
 
     model: str = _setting(SCRATCH, _NOT_EMPTY)
-    hidden_size: int = _setting(96, _AT_LEAST_1)
-    layers: int = _setting(3, _AT_LEAST_1)
+    hidden_size: int = _setting(96, {"check": lambda v: v > 0 and v % 32 == 0, "expected": "a multiple of 32"})
+    layers: int = _setting(2, _AT_LEAST_1)
     max_tokens: int = _setting(192, {"check": lambda v: v >= 16, "expected": "at least 16"})
 
 
@@ -106,9 +110,9 @@ class DistillSettings:
     filter: str = _setting("correct", _one_of("off", "drop", "correct"))
     rationale_words: int = _setting(40, _AT_LEAST_1)
     rationale_weight: float = _setting(0.5, {"check": lambda v: 0 <= v < 1, "expected": "in [0, 1)"})
-    steps: int = _setting(300, _AT_LEAST_1)
+    steps: int = _setting(900, _AT_LEAST_1)
     batch_size: int = _setting(16, _AT_LEAST_1)
-    learning_rate: float = _setting(2e-3, _POSITIVE)
+    learning_rate: float = _setting(1.5e-3, _POSITIVE)
     weight_decay: float = _setting(0.01, _AT_LEAST_0)
 
 

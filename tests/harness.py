@@ -124,7 +124,9 @@ class EchoGenerator:
         self.seen: list[PromptBatch] = []
         self.info = ServerInfo(model="echo", version="0", dtype="none")
 
-    def generate(self, batch: PromptBatch, settings: GenerationSettings) -> Iterator[Rationale]:
+    def generate(
+        self, batch: PromptBatch, settings: GenerationSettings, is_cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[Rationale]:
         """Yield the prompts back, the last first."""
         self.seen.append(batch)
         for prompt in reversed(batch.prompts):

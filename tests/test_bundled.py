@@ -95,7 +95,7 @@ def build(folder):
     (folder / "weights").write_text("x")
 print((build_once(Path({str(tmp_path / "model")!r}), build) / "weights").read_text())
 """
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     runs = [
         subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True)
         for _ in range(4)

@@ -60,7 +60,7 @@ def small(tiny: Path, data: Path, output: Path) -> list[str]:
         "data.source": "jsonl", "data.path": data,
     }  # fmt: skip
     numbers = {
-        "privacy.vocabulary-size": 200, "data.train-examples": 6, "data.test-examples": 4, "slm.hidden-size": 16,
+        "privacy.vocabulary-size": 200, "data.train-examples": 6, "data.test-examples": 4, "slm.hidden-size": 32,
         "slm.layers": 1, "distill.steps": 2, "llm.max-new-tokens": 4,
     }  # fmt: skip
     return [f'{k}="{v}"' for k, v in texts.items()] + [f"{k}={v}" for k, v in numbers.items()]

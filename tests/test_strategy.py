@@ -51,7 +51,7 @@ def grid_of(
             "data.source": "jsonl",
             "data.train-examples": 8,
             "data.test-examples": 4,
-            "slm.hidden-size": 16,
+            "slm.hidden-size": 32,
             "slm.layers": 1,
             "distill.steps": 2,
             **changes,
@@ -209,9 +209,9 @@ def test_the_generation_settings_reach_the_llm(tmp_path: Path, tiny: Path) -> No
     asked = []
 
     class Recording(EchoGenerator):
-        def generate(self, batch: Any, settings: GenerationSettings) -> Any:
+        def generate(self, batch: Any, settings: GenerationSettings, *rest: Any) -> Any:
             asked.append(settings)
-            return super().generate(batch, settings)
+            return super().generate(batch, settings, *rest)
 
     start(grid_of(tmp_path, tiny, clients=1), Recording(), generation=GenerationSettings(7, ("x",)))
     assert asked == [GenerationSettings(7, ("x",))]

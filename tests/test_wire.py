@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def run_config(tiny: Path, **changes: Any) -> dict[str, Any]:
         "data.source": "jsonl",
         "data.train-examples": 6,
         "data.test-examples": 4,
-        "slm.hidden-size": 16,
+        "slm.hidden-size": 32,
         "slm.layers": 1,
         "distill.steps": 2,
         "distill.batch-size": 4,
@@ -143,7 +144,8 @@ def test_labels_are_not_sent_and_choices_come_in_a_fresh_order(tmp_path: Path, t
             for w in ("one", "two", "who", "she", "they", "when", "our", "all")
         ]
         path.write_text("\n".join(json.dumps(r) for r in records))
-        policy = node(tmp_path / f"s{i}", path, **{"allowed-mechanisms": "identity", "allowed-models": f"scratch {tiny}"})
+        limits = {"allowed-mechanisms": "identity", "max-epsilon-per-example": math.inf}
+        policy = node(tmp_path / f"s{i}", path, **limits, **{"allowed-models": f"scratch {tiny}"})
         app = create_client_app()
         request = Message(RecordDict({"config": ConfigRecord({"method": "dss", "server-round": 1})}), 1, "query.perturb")
         reply = app(request, context(1, policy, config))

@@ -9,8 +9,10 @@ from typing import Any
 
 from pdss_fl.data.everyday import private_examples
 from pdss_fl.data.example import Example
-from pdss_fl.data.partition import iid_partition, train_test_split
+from pdss_fl.data.partition import entity_partition, iid_partition, train_test_split
 from pdss_fl.errors import DataError
+
+BUILT_IN_PARTS = 4
 
 
 def read_jsonl(path: Path, answered: bool = True) -> list[Example]:
@@ -82,8 +84,13 @@ def _text(record: Mapping[str, Any], key: str) -> str:
 def built_in(
     partition_id: int, num_partitions: int, train: int, test: int, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Return a simulated client's training and test examples of the built-in set."""
-    part = iid_partition(private_examples(), partition_id, num_partitions, seed)
+    """Return a simulated client's training and test examples of the built-in set.
+
+    Each client holds the questions about things of its own, a quarter of the set or less; another seed
+    gives it another part. Training and test ask different questions about the same things.
+    """
+    parts = max(num_partitions, BUILT_IN_PARTS)
+    part = entity_partition(private_examples(), (partition_id + seed) % parts, parts)
     return train_test_split(part, train, test, seed)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pdss_fl import __version__
-from pdss_fl.errors import MessageError, SettingError
+from pdss_fl.errors import LLMUnavailable, MessageError, SettingError
 from pdss_fl.llm.decode import GreedyDecoder, common_length
 from pdss_fl.llm.instruction import EVERYDAY, Instruction, load_instruction
 from pdss_fl.llm.loading import load_causal_lm
@@ -113,6 +113,8 @@ class TransformersGenerator:
         ------
         MessageError
             If a prompt and its new tokens do not fit the LLM's context; before anything is written.
+        LLMUnavailable
+            If the model fails while it writes, for example for want of memory.
         """
         limit = min(settings.max_new_tokens, self.info.max_new_tokens)
         prompts = self._encode(batch.prompts)
@@ -125,12 +127,19 @@ class TransformersGenerator:
         def judge(tokens: list[int]) -> tuple[str, Finish, int] | None:
             return self._judge(tokens, limit, stops)
 
-        for ordinals in self._batches(prompts, limit):
-            texts = self._decoder.decode([prompts[i] for i in ordinals], judge, is_cancelled)
-            for row, (text, finish, tokens) in texts:
-                yield Rationale(ordinals[row], text, finish, tokens)
-            if is_cancelled():
-                return
+        try:
+            for ordinals in self._batches(prompts, limit):
+                texts = self._decoder.decode([prompts[i] for i in ordinals], judge, is_cancelled)
+                for row, (text, finish, tokens) in texts:
+                    yield Rationale(ordinals[row], text, finish, tokens)
+                if is_cancelled():
+                    return
+        except RuntimeError as error:  # what torch raises, also when memory runs out
+            raise LLMUnavailable(
+                f"the LLM failed while it wrote ({type(error).__name__}); "
+                "lower llm.batch-size if its memory ran out",
+                private=str(error),
+            ) from None
 
     def _encode(self, prompts: Sequence[PerturbedPrompt]) -> list[list[int]]:
         texts = [self._instruction.render(self._tokenizer, prompt) for prompt in prompts]

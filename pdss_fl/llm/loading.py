@@ -9,8 +9,8 @@ from huggingface_hub import snapshot_download
 from torch.utils.benchmark import Timer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from pdss_fl.errors import LLMUnavailable, PdssError, SettingError
 from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
+from pdss_fl.errors import LLMUnavailable, PdssError, SettingError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

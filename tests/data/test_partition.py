@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdss_fl.data.example import Example
-from pdss_fl.data.partition import iid_partition, train_test_split
+from pdss_fl.data.partition import entity_partition, iid_partition, train_test_split
 from pdss_fl.errors import DataError
 
 
@@ -20,6 +20,15 @@ def test_parts_are_disjoint_complete_and_nearly_equal(count: int, parts: int, se
     whole = examples(count)
     divided = [iid_partition(whole, i, parts, seed) for i in range(parts)]
     assert sorted(e.question for part in divided for e in part) == sorted(e.question for e in whole)
+    sizes = [len(part) for part in divided]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(st.integers(1, 60), st.integers(1, 9))
+def test_slices_are_contiguous_and_complete(count: int, parts: int) -> None:
+    whole = examples(count)
+    divided = [entity_partition(whole, i, parts) for i in range(parts)]
+    assert [e for part in divided for e in part] == whole
     sizes = [len(part) for part in divided]
     assert max(sizes) - min(sizes) <= 1
 

@@ -82,9 +82,8 @@ def test_tokens_are_capped_by_the_generator() -> None:
 
 def test_characters_are_capped() -> None:
     words = {f"{i:03d}" + "x" * 200: i for i in range(400)}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token=min(words)))
-    )
+    inner = Tokenizer(models.WordLevel(words, unk_token=min(words)))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)  # type: ignore[no-untyped-call]
     generator = TransformersGenerator(make_llama(), tokenizer, name="tiny", instruction=EVERYDAY)
     (rationale,) = generator.generate(make_batch(1), GenerationSettings(100, ()))
     assert len(rationale.text) <= MAX_RATIONALE_CHARS
@@ -115,6 +114,18 @@ def test_nothing_more_is_written_once_cancelled() -> None:
     ):
         written.append(rationale)
     assert len(written) == 2
+
+
+def test_an_llm_that_fails_is_unavailable() -> None:
+    model = make_llama()
+    generator = TransformersGenerator(model, make_tokenizer(), name="tiny", instruction=EVERYDAY)
+
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 8 GiB")
+
+    model.register_forward_pre_hook(run_out)
+    with pytest.raises(LLMUnavailable, match=r"OutOfMemoryError.*llm\.batch-size"):
+        texts(generator, make_batch(2))
 
 
 @pytest.fixture(scope="module")

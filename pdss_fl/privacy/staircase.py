@@ -130,11 +130,14 @@ class Staircase(PrivacyMechanism):
 
 
 def _near_threshold(epsilon: float, k: int, size: int) -> int:
-    """Return floor(2^64 k e^eps / Z), and prove that the claim holds with it."""
+    """Return floor(2^64 k e^eps / Z), at most 2^64 - 1, and prove that the claim holds with it.
+
+    Every word keeps a chance of at least 2^-64 / V, so that epsilon is never infinite.
+    """
     with localcontext() as context:
         context.prec = 120
         grown = Decimal(epsilon).exp()
-        threshold = int(2**_BITS * (k * grown / (k * grown + size - k)))
+        threshold = min(2**_BITS - 1, int(2**_BITS * (k * grown / (k * grown + size - k))))
     near = Fraction(threshold, k)
     far = Fraction(2**_BITS - threshold, size - k)
     bound = Fraction(grown) * (1 + Fraction(1, 10**100))

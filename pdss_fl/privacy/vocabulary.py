@@ -96,10 +96,11 @@ class Vocabulary:
 
     def _nearest(self, start: int, k: int) -> Tensor:
         ids = torch.arange(start, min(start + _BLOCK, len(self)))
-        # Rounded, so that equal embeddings tie exactly and the order of summation does not decide.
-        similarity = torch.round(self.directions[ids] @ self.directions.T, decimals=10)
+        # Rounded, so that equal embeddings tie and the order of summation does not decide; then the lower id wins.
+        similarity = torch.round(self.directions[ids] @ self.directions.T, decimals=8)
+        similarity -= 1e-13 * torch.arange(len(self), dtype=similarity.dtype)
         similarity[torch.arange(len(ids)), ids] = 2.0
-        return torch.sort(similarity, dim=1, descending=True, stable=True).indices[:, :k]
+        return torch.topk(similarity, k, dim=1).indices
 
     def _id(self, word: str) -> int:
         found = self._lookup(word)
@@ -127,7 +128,7 @@ def _check(tokens: Sequence[str], embeddings: Tensor) -> None:
     if BLANK in tokens:
         raise SettingError(f"the vocabulary holds {BLANK!r}, which is the filling word's text")
     if embeddings.ndim != 2 or len(embeddings) != len(tokens):
-        raise SettingError(f"{len(tokens)} words need as many embedding rows; found shape {tuple(embeddings.shape)}")
+        raise SettingError(f"the vocabulary's {len(tokens)} words need as many embedding rows; found shape {tuple(embeddings.shape)}")
     if not bool(torch.isfinite(embeddings).all()):
         raise SettingError("the vocabulary's embeddings hold NaN or infinity")
 

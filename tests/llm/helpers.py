@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -29,15 +29,19 @@ WORDS = TEXT.split()
 
 
 def make_tokenizer(chat: bool = False) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer on the built-in instruction."""
+    """Train a byte-level BPE tokenizer that puts <start> before plain text; a chat template does not."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=["<stop>", "<turn>", "<end>"],
+        special_tokens=["<stop>", "<start>", "<turn>", "<end>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator([EVERYDAY.system, TEXT], trainer)
+    start = tokenizer.token_to_id("<start>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<start> $A", special_tokens=[("<start>", start)]
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<stop>")  # type: ignore[no-untyped-call]
     fast.chat_template = CHAT_TEMPLATE if chat else None
     return fast

@@ -42,7 +42,8 @@ def test_writes_what_generate_writes(chat: bool, seed: int) -> None:
     model: Any = make_llama(seed)
     expected = []
     for prompt in batch.prompts:
-        ids = tokenizer(EVERYDAY.render(tokenizer, prompt), return_tensors="pt")["input_ids"]
+        text = EVERYDAY.render(tokenizer, prompt)
+        ids = tokenizer(text, add_special_tokens=not chat, return_tensors="pt")["input_ids"]
         output = model.generate(ids, max_new_tokens=20, do_sample=False, pad_token_id=0)
         expected.append(str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)).strip())
     assert texts(make_generator(seed, chat=chat, batch_size=4), batch) == expected

@@ -95,9 +95,7 @@ def _convert(folder: Path) -> None:
 
     source = _wheel_folder()
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF, local_files_only=True)
-    read = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=_GGUF, dtype=torch.bfloat16, local_files_only=True
-    )
+    read = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.bfloat16, local_files_only=True)
     # A model read from GGUF counts as quantised and refuses to be saved: give its weights to a fresh one.
     settings = {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
     config = type(read.config).from_dict(settings)

@@ -12,6 +12,7 @@ import typer
 from pdss_fl.errors import PdssError, SettingError
 from pdss_fl.logs import configure_logging
 
+
 class _OneLineErrors(typer.core.TyperGroup):
     """Show this project's own errors as one line on standard error, without a traceback."""
 
@@ -45,7 +46,8 @@ def prepare() -> None:
 @app.command()
 def run(
     run_config: Annotated[
-        list[str] | None, typer.Option("--run-config", "-c", help="As for flwr run, e.g. 'privacy.epsilon=6.0'.")
+        list[str] | None,
+        typer.Option("--run-config", "-c", help="As for flwr run, e.g. 'privacy.epsilon=6.0'."),
     ] = None,
     clients: Annotated[int, typer.Option(min=1, help="Simulated clients.")] = 2,
     app_directory: Annotated[Path, typer.Option("--app", help="The Flower app's folder.")] = Path("."),
@@ -74,7 +76,8 @@ def serve(
 ) -> None:
     """Load an LLM once and write rationales for any number of runs over gRPC."""
     from pdss_fl.llm.generator import load_local_generator
-    from pdss_fl.llm.service import check_address, serve as start
+    from pdss_fl.llm.service import check_address
+    from pdss_fl.llm.service import serve as start
 
     check_address(host, port, insecure)
     generator = load_local_generator(model, instruction, dtype, batch_size)
@@ -98,7 +101,9 @@ def predict(
 
     logging.getLogger("pdss_fl").setLevel(logging.WARNING)
     if not (slm / "config.json").is_file():
-        raise SettingError(f"{str(slm)!r} holds no saved small model: name a folder such as RUN/clients/client-0/slm/pdss")
+        raise SettingError(
+            f"{str(slm)!r} holds no saved small model: name a folder such as RUN/clients/client-0/slm/pdss"
+        )
     examples = read_questions(questions)
     for example, prediction in zip(examples, answer(SmallModel.load(slm), examples), strict=True):
         typer.echo(json.dumps({"question": example.question, "prediction": prediction}, ensure_ascii=False))

@@ -97,9 +97,7 @@ class DistillationClient:
         if payload is not None:
             self._decode(method, server_round, payload)
         rationales = self.store.load_rationales(method)
-        items = [
-            TrainingItem(e, rationales.get(e.content_hash, {}).get("decoded")) for e in self.train_examples
-        ]
+        items = [TrainingItem(e, rationales.get(e.content_hash, {}).get("decoded")) for e in self.train_examples]
         used = sum(item.rationale is not None for item in items)
         slm = self._load_slm(method)
         weight = self.settings.distill.rationale_weight if used else 0.0
@@ -156,9 +154,7 @@ class DistillationClient:
             sum(text is not None for text in kept),
         )  # fmt: skip
 
-    def _decode_texts(
-        self, perturber: Perturber, examples: Sequence[Example], texts: Sequence[str]
-    ) -> list[str]:
+    def _decode_texts(self, perturber: Perturber, examples: Sequence[Example], texts: Sequence[str]) -> list[str]:
         decoder = self.settings.distill.decoder
         if decoder == "none":
             return list(texts)

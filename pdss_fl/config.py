@@ -252,8 +252,8 @@ class NodePolicy:
         if missing:
             raise SettingError(
                 f"this SuperNode has no {', '.join(missing)}: start it with --node-config "
-                "'state-dir=\"/abs/dir\" data-path=\"/abs/data.jsonl\" max-epsilon-per-token=8.0 "
-                "max-epsilon-per-example=200.0' or name a file with policy=\"/abs/policy.toml\""
+                '\'state-dir="/abs/dir" data-path="/abs/data.jsonl" max-epsilon-per-token=8.0 '
+                'max-epsilon-per-example=200.0\' or name a file with policy="/abs/policy.toml"'
             )
         metrics = config.get("metrics", "full")
         return cls(
@@ -297,9 +297,7 @@ class NodePolicy:
         """Refuse a mechanism or an epsilon per token; raises ``PolicyRefusal`` that names the limit."""
         named = name in self.allowed_mechanisms
         if not named and (kind == "none" or self.allowed_mechanisms):
-            raise PolicyRefusal(
-                f"mechanism {name!r} (kind {kind}) is not among this node's allowed-mechanisms"
-            )
+            raise PolicyRefusal(f"mechanism {name!r} (kind {kind}) is not among this node's allowed-mechanisms")
         if kind != "none" and epsilon > self.max_epsilon_per_token:
             raise PolicyRefusal(
                 f"privacy.epsilon = {epsilon:g} is above this node's "

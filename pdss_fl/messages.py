@@ -109,8 +109,7 @@ class PromptBatch:
         return pb.PerturbedPromptBatch(
             schema_version=SCHEMA_VERSION,
             prompts=[
-                pb.PerturbedPrompt(ordinal=p.ordinal, question=p.question, choices=p.choices)
-                for p in self.prompts
+                pb.PerturbedPrompt(ordinal=p.ordinal, question=p.question, choices=p.choices) for p in self.prompts
             ],
             privacy=pb.PrivacyStatement(**vars(self.privacy)),
         )
@@ -244,14 +243,10 @@ def _check_prompt(prompt: pb.PerturbedPrompt) -> None:
     if not prompt.question:
         raise MessageError(f"prompt {prompt.ordinal} has no question")
     if len(prompt.choices) > MAX_CHOICES:
-        raise MessageError(
-            f"prompt {prompt.ordinal} has {len(prompt.choices)} choices; at most {MAX_CHOICES}"
-        )
+        raise MessageError(f"prompt {prompt.ordinal} has {len(prompt.choices)} choices; at most {MAX_CHOICES}")
     longest = max(len(text) for text in (prompt.question, *prompt.choices))
     if longest > MAX_FIELD_CHARS:
-        raise MessageError(
-            f"prompt {prompt.ordinal} has a field of {longest} characters; at most {MAX_FIELD_CHARS}"
-        )
+        raise MessageError(f"prompt {prompt.ordinal} has a field of {longest} characters; at most {MAX_FIELD_CHARS}")
 
 
 def _statement(message: pb.PrivacyStatement) -> PrivacyStatement:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 
-from pdss_fl.config import PrivacySettings, RunSettings
+from pdss_fl.config import RunSettings
 from pdss_fl.data.everyday import private_examples
 from pdss_fl.data.example import Example
 from pdss_fl.data.prompts import render
@@ -23,16 +21,12 @@ def describe_default(epsilon: float | None, neighbours: int | None, vocabulary_s
     epsilon, neighbours, vocabulary_size : float | int | None
         Take the place of the defaults where given.
     """
-    given = {"epsilon": epsilon, "neighbours": neighbours, "vocabulary_size": vocabulary_size}
-    changed = {key: value for key, value in given.items() if value is not None}
-    defaults = RunSettings()
-    settings = dataclasses.replace(defaults, privacy=dataclasses.replace(defaults.privacy, **changed))
-    RunSettings.from_run_config(settings.flat())  # the same checks as a run's
-    perturber = load_perturber(settings, settings.privacy.mechanism)
-    return "\n".join(_lines(perturber, settings.privacy))
+    given = {"epsilon": epsilon, "neighbours": neighbours, "vocabulary-size": vocabulary_size}
+    settings = RunSettings.from_run_config({f"privacy.{k}": v for k, v in given.items() if v is not None})
+    return "\n".join(_lines(load_perturber(settings, settings.privacy.mechanism)))
 
 
-def _lines(perturber: Perturber, privacy: PrivacySettings) -> list[str]:
+def _lines(perturber: Perturber) -> list[str]:
     mechanism, document = perturber.mechanism, perturber.document
     prior = word_frequencies(perturber, private_examples())
     uniform = torch.full_like(prior, 1 / len(prior))

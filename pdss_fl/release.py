@@ -75,8 +75,7 @@ class Perturber:
     def perturb(self, examples: Sequence[Example]) -> list[dict[str, Any]]:
         """Perturb each example once; returns payloads as the ledger stores them, charging nothing."""
         rendered = [
-            render(e, choice_order(e, self.shape, self.shuffle), self.shape, self.vocabulary.split)
-            for e in examples
+            render(e, choice_order(e, self.shape, self.shuffle), self.shape, self.vocabulary.split) for e in examples
         ]
         texts = [text for prompt in rendered for text in (prompt.question, *prompt.choices)]
         ids = torch.cat([self._ids(text) for text in texts]) if texts else torch.empty(0, dtype=torch.long)

@@ -96,9 +96,7 @@ def _wait_for_clients(grid: Grid, wanted: int) -> None:
             logger.info("%d of %d clients are connected", found, wanted)
 
 
-def _strategy(
-    generator: RationaleGenerator | None, method: str, settings: RunSettings
-) -> StepByStepDistillation:
+def _strategy(generator: RationaleGenerator | None, method: str, settings: RunSettings) -> StepByStepDistillation:
     return StepByStepDistillation(
         generator,
         method=method,
@@ -109,9 +107,7 @@ def _strategy(
     )
 
 
-def _run_method(
-    grid: Grid, strategy: StepByStepDistillation, settings: RunSettings
-) -> dict[str, float | int] | None:
+def _run_method(grid: Grid, strategy: StepByStepDistillation, settings: RunSettings) -> dict[str, float | int] | None:
     """Return the accuracy of one method, or ``None`` where no client takes part in it."""
     if strategy.method == "untrained":
         metrics = strategy.evaluate_only(grid, settings.distill_timeout)

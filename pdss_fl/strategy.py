@@ -117,9 +117,7 @@ class StepByStepDistillation(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Collect perturbed prompts, let the LLM answer, and address the answers to their clients."""
-        node_ids, _ = sample_nodes(
-            grid, self.min_available_nodes, self._sample_size(grid, self.fraction_train)
-        )
+        node_ids, _ = sample_nodes(grid, self.min_available_nodes, self._sample_size(grid, self.fraction_train))
         config = self._config(config, server_round)
         if self.method == STANDALONE:
             contents = {node: RecordDict({"config": config}) for node in node_ids}
@@ -142,9 +140,7 @@ class StepByStepDistillation(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask clients to evaluate the method's small model on their own held-out questions."""
-        node_ids, _ = sample_nodes(
-            grid, self.min_available_nodes, self._sample_size(grid, self.fraction_evaluate)
-        )
+        node_ids, _ = sample_nodes(grid, self.min_available_nodes, self._sample_size(grid, self.fraction_evaluate))
         content = RecordDict({"config": self._config(config, server_round)})
         return self._remember(_requests(dict.fromkeys(node_ids, content), "evaluate", server_round))
 
@@ -200,9 +196,7 @@ class StepByStepDistillation(FedAvg):
         progress = _Progress(len(owners), len(batches))
         for rationale in self.generator.generate(request, self.generation):
             node, ordinal = owners[rationale.ordinal]
-            written[node].append(
-                Rationale(ordinal, rationale.text, rationale.finish, rationale.tokens)
-            )
+            written[node].append(Rationale(ordinal, rationale.text, rationale.finish, rationale.tokens))
             self.usage.tokens += rationale.tokens
             progress.one_more()
         self.usage.prompts += len(owners)
@@ -224,9 +218,7 @@ class StepByStepDistillation(FedAvg):
                     total[key] = total.get(key, 0) + int(metrics[key])
         return MetricRecord(dict(total))
 
-    def _answered(
-        self, step: str, requests: Iterable[Message], replies: Iterable[Message]
-    ) -> dict[int, Message]:
+    def _answered(self, step: str, requests: Iterable[Message], replies: Iterable[Message]) -> dict[int, Message]:
         """Return the good replies by node; name everybody else in the log."""
         waiting = {m.metadata.message_id: m.metadata.dst_node_id for m in requests}
         answered: dict[int, Message] = {}
@@ -236,7 +228,11 @@ class StepByStepDistillation(FedAvg):
                 logger.warning("%s: a reply to nothing that was asked is ignored", step)
             elif reply.has_error():
                 logger.warning(
-                    "%s: client %d failed (code %d): %s", step, node, reply.error.code, _plain(reply.error.reason)
+                    "%s: client %d failed (code %d): %s",
+                    step,
+                    node,
+                    reply.error.code,
+                    _plain(reply.error.reason),
                 )
             else:
                 answered[node] = reply
@@ -269,9 +265,7 @@ class _Progress:
 
 
 def _requests(contents: Mapping[int, RecordDict], message_type: str, server_round: int) -> list[Message]:
-    return [
-        Message(content, node, message_type, group_id=str(server_round)) for node, content in contents.items()
-    ]
+    return [Message(content, node, message_type, group_id=str(server_round)) for node, content in contents.items()]
 
 
 def _payload(reply: Message) -> bytes:

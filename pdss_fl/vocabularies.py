@@ -77,6 +77,4 @@ def load_perturber(settings: RunSettings, mechanism: str, noise_seed: int | None
 
 def prompt_shape(privacy: PrivacySettings, public_choices: bool) -> PromptShape:
     """Return the public bounds of a prompt under a run's settings."""
-    return PromptShape(
-        privacy.length, privacy.question_words, privacy.choice_words, privacy.choices, public_choices
-    )
+    return PromptShape(privacy.length, privacy.question_words, privacy.choice_words, privacy.choices, public_choices)

@@ -47,7 +47,7 @@ class LoopbackGrid(Grid):
         self,
         app: ClientApp,
         contexts: dict[int, Context],
-        fail: Callable[[Message], Message | None | bool] = lambda _: False,
+        fail: Callable[[Message], Message | bool | None] = lambda _: False,
     ) -> None:
         self.app, self.contexts, self.fail = app, contexts, fail
         self.requests: list[Message] = []
@@ -62,7 +62,12 @@ class LoopbackGrid(Grid):
         raise NotImplementedError
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """Make a message, as the deprecated form of Flower's API asks."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
@@ -125,7 +130,10 @@ class EchoGenerator:
         self.info = ServerInfo(model="echo", version="0", dtype="none")
 
     def generate(
-        self, batch: PromptBatch, settings: GenerationSettings, is_cancelled: Callable[[], bool] = lambda: False
+        self,
+        batch: PromptBatch,
+        settings: GenerationSettings,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Rationale]:
         """Yield the prompts back, the last first."""
         self.seen.append(batch)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pdss_fl.errors import LLMUnavailable
 from pdss_fl.bundled import build_once, bundled_model_path
+from pdss_fl.errors import LLMUnavailable
 from pdss_fl.llm.generator import load_local_generator
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch
 from tests.llm.helpers import STATEMENT
@@ -32,9 +32,7 @@ def test_a_missing_wheel_names_the_remedy(tmp_path: Path, monkeypatch: pytest.Mo
     assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
-def test_a_cache_that_cannot_be_written_names_the_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_cannot_be_written_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PDSS_CACHE_DIR", str(tmp_path / "file" / "below"))
     with pytest.raises(LLMUnavailable, match="PDSS_CACHE_DIR") as caught:
@@ -97,8 +95,7 @@ print((build_once(Path({str(tmp_path / "model")!r}), build) / "weights").read_te
 """
     root = Path(__file__).parents[1]
     runs = [
-        subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True)
-        for _ in range(4)
+        subprocess.Popen([sys.executable, "-c", program], cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(4)
     ]
     assert [run.communicate()[0] for run in runs] == ["x\n"] * 4
     assert (tmp_path / "log").read_text() == "built\n"

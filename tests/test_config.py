@@ -77,7 +77,11 @@ def test_a_bad_value_is_refused_by_name(key: str, value: object) -> None:
 
 
 def test_methods_run_in_a_fixed_order() -> None:
-    assert RunSettings.from_run_config({"methods": "dss, pdss untrained"}).method_names == ("untrained", "pdss", "dss")
+    assert RunSettings.from_run_config({"methods": "dss, pdss untrained"}).method_names == (
+        "untrained",
+        "pdss",
+        "dss",
+    )
 
 
 def test_a_deployed_node_needs_its_four_limits() -> None:
@@ -116,13 +120,13 @@ def test_a_bad_policy_is_refused_by_name(key: str, value: object) -> None:
 def test_a_run_may_not_ask_for_more_than_the_node_allows() -> None:
     policy = NodePolicy.from_node_config(NODE)
     policy.check_mechanism("staircase", "pure-ldp", 8.0)
-    with pytest.raises(PolicyRefusal, match="max-epsilon-per-token = 8"):
+    with pytest.raises(PolicyRefusal, match=r"max-epsilon-per-token = 8"):
         policy.check_mechanism("staircase", "pure-ldp", 8.01)
     with pytest.raises(PolicyRefusal, match="allowed-mechanisms"):
         policy.check_mechanism("identity", "none", math.inf)
     with pytest.raises(PolicyRefusal, match="insecure-noise-seed"):
         policy.check_run(RunSettings.from_run_config({"insecure-noise-seed": 1}))
-    with pytest.raises(PolicyRefusal, match="slm.model"):
+    with pytest.raises(PolicyRefusal, match=r"slm\.model"):
         policy.check_run(RunSettings.from_run_config({"slm.model": "somebody/else"}))
 
 

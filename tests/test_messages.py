@@ -65,7 +65,7 @@ def test_any_bytes_give_a_typed_error_or_a_valid_batch(data: bytes) -> None:
 def test_another_schema_version_is_refused_with_the_remedy() -> None:
     message = batch_of("a robin").to_proto()
     message.schema_version = 2
-    with pytest.raises(MessageError, match="schema version 2.*same release"):
+    with pytest.raises(MessageError, match=r"schema version 2.*same release"):
         m.PromptBatch.parse(message.SerializeToString())
 
 

@@ -55,7 +55,16 @@ def test_the_table_shows_every_number_of_the_summary() -> None:
         "versions": versions(),
     }
     text = render_summary(summary)
-    for part in ("24.0%", "47.0%", "100", "left out", "epsilon per token 8", "per document 80", "30.0%", "200 prompts"):
+    for part in (
+        "24.0%",
+        "47.0%",
+        "100",
+        "left out",
+        "epsilon per token 8",
+        "per document 80",
+        "30.0%",
+        "200 prompts",
+    ):
         assert part in text
     assert "no guarantee" in render_summary({**summary, "privacy": privacy_summary(statement(math.inf, "none"))})
     assert "no prompt was sent" in render_summary({**summary, "privacy": None})

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -38,7 +37,11 @@ def app_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("server_app.py", "client_app.py"):
         with open(copy / "pdss_fl" / name, "a") as file:
             file.write(MARK.format(trace=str(copy.parent / "trace")))
-    for private in (copy / "private.jsonl", copy / "pdss_fl" / "private.json", copy / "pdss_fl" / "data" / "notes.md"):
+    for private in (
+        copy / "private.jsonl",
+        copy / "pdss_fl" / "private.json",
+        copy / "pdss_fl" / "data" / "notes.md",
+    ):
         private.write_text(CANARY)
     return copy
 
@@ -72,10 +75,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(app_copy: Path, data: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def finished(app_copy: Path, data: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of one real run, and Flower's own files beside it."""
     work = tmp_path_factory.mktemp("work")
-    yield run_simulation(app_copy, small(tiny, data, work / "runs"), clients=2, home=work / "flwr")
+    return run_simulation(app_copy, small(tiny, data, work / "runs"), clients=2, home=work / "flwr")
 
 
 def test_the_fab_carries_code_only(app_copy: Path, tmp_path: Path) -> None:

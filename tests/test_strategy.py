@@ -30,18 +30,15 @@ def _seen_by_caplog() -> None:
     logging.getLogger("pdss_fl").propagate = True
 
 
-Fail = Callable[[Message], Message | None | bool]
+Fail = Callable[[Message], Message | bool | None]
 
 
-def grid_of(
-    tmp_path: Path, tiny: Path, clients: int = 3, fail: Fail = lambda _: False, **changes: Any
-) -> LoopbackGrid:
+def grid_of(tmp_path: Path, tiny: Path, clients: int = 3, fail: Fail = lambda _: False, **changes: Any) -> LoopbackGrid:
     contexts = {}
     for i in range(1, clients + 1):
         path = tmp_path / f"data{i}.jsonl"
         records = [
-            {"question": f"what {w} has client number {i}?", "choices": [w, "other", "new"], "answer": w}
-            for w in WORDS
+            {"question": f"what {w} has client number {i}?", "choices": [w, "other", "new"], "answer": w} for w in WORDS
         ]
         path.write_text("\n".join(json.dumps(r) for r in records))
         config = {
@@ -102,7 +99,9 @@ def test_standalone_asks_for_no_prompts_and_charges_nothing(tmp_path: Path, tiny
     strategy.start(grid, ArrayRecord(), num_rounds=1)
     assert not sent(grid, "query.perturb")
     assert len(sent(grid, "train.distill")) == 2
-    assert (tmp_path / "state1" / "ledger.jsonl").read_text() == "" or not (tmp_path / "state1" / "ledger.jsonl").exists()
+    assert (tmp_path / "state1" / "ledger.jsonl").read_text() == "" or not (
+        tmp_path / "state1" / "ledger.jsonl"
+    ).exists()
 
 
 def test_rounds_ask_for_disjoint_parts_and_train_on_all_so_far(tmp_path: Path, tiny: Path) -> None:
@@ -131,7 +130,7 @@ def test_a_second_run_sends_the_stored_text_again_and_pays_nothing(tmp_path: Pat
 def test_a_failing_client_is_named_and_left_out(
     tmp_path: Path, tiny: Path, caplog: pytest.LogCaptureFixture, step: str, how: str
 ) -> None:
-    def fail(message: Message) -> Message | None | bool:
+    def fail(message: Message) -> Message | bool | None:
         if message.metadata.dst_node_id != 2 or message.metadata.message_type != step:
             return False
         if how == "lost":
@@ -154,7 +153,7 @@ def test_a_failing_client_is_named_and_left_out(
 
 
 def test_below_the_quorum_the_run_ends_with_one_clear_line(tmp_path: Path, tiny: Path) -> None:
-    def lose_two(message: Message) -> Message | None | bool:
+    def lose_two(message: Message) -> Message | bool | None:
         return None if message.metadata.dst_node_id > 1 else False
 
     grid = grid_of(tmp_path, tiny, fail=lose_two)
@@ -169,7 +168,9 @@ def test_wrong_ordinals_from_the_server_touch_nothing(tmp_path: Path, tiny: Path
     ask = Message(RecordDict({"config": config}), 1, "query.perturb")
     assert not grid.app(ask, grid.contexts[1]).has_error()
     foreign = ConfigRecord({"payload": RationaleBatch((), "m").serialize() or b"\x08\x01"})
-    reply = grid.app(Message(RecordDict({"config": config, "rationales": foreign}), 1, "train.distill"), grid.contexts[1])
+    reply = grid.app(
+        Message(RecordDict({"config": config, "rationales": foreign}), 1, "train.distill"), grid.contexts[1]
+    )
     assert reply.has_error()
     assert reply.error.code == 105
     assert not (tmp_path / "state1" / "runs" / "1" / "rationales").exists()

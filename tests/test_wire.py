@@ -19,7 +19,15 @@ from pdss_fl.llm.service import serve
 from pdss_fl.messages import PromptBatch
 from pdss_fl.privacy import available_mechanisms
 from pdss_fl.strategy import StepByStepDistillation
-from tests.harness import EchoGenerator, LoopbackGrid, context, node, payload_bytes, save_tiny_model, texts_seen
+from tests.harness import (
+    EchoGenerator,
+    LoopbackGrid,
+    context,
+    node,
+    payload_bytes,
+    save_tiny_model,
+    texts_seen,
+)
 
 CANARIES = ("zanzibarqx", "quuxington", "4471993", "zürichsee", "日本語秘密", "kanarienvogel", "hôpital")
 
@@ -84,7 +92,7 @@ def with_guarantee() -> list[str]:
 
 
 def test_the_search_finds_a_canary_that_is_there() -> None:
-    message = Message(RecordDict({"c": ConfigRecord({"payload": "x 4471993".encode()})}), 1, "query.perturb")
+    message = Message(RecordDict({"c": ConfigRecord({"payload": b"x 4471993"})}), 1, "query.perturb")
     assert found_in(payload_bytes(message)) == ["4471993"]
 
 
@@ -147,7 +155,9 @@ def test_labels_are_not_sent_and_choices_come_in_a_fresh_order(tmp_path: Path, t
         limits = {"allowed-mechanisms": "identity", "max-epsilon-per-example": math.inf}
         policy = node(tmp_path / f"s{i}", path, **limits, **{"allowed-models": f"scratch {tiny}"})
         app = create_client_app()
-        request = Message(RecordDict({"config": ConfigRecord({"method": "dss", "server-round": 1})}), 1, "query.perturb")
+        request = Message(
+            RecordDict({"config": ConfigRecord({"method": "dss", "server-round": 1})}), 1, "query.perturb"
+        )
         reply = app(request, context(1, policy, config))
         batch = PromptBatch.parse(reply.content["prompts"]["payload"])  # type: ignore[index,arg-type]
         places |= {prompt.choices.index("yes") for prompt in batch.prompts}
@@ -189,8 +199,12 @@ def test_at_a_small_epsilon_no_more_of_the_text_survives_than_chance(tmp_path: P
     words = perturber.vocabulary.tokens[:30]
     examples = [Example(" ".join(words[(i + j) % 30] for j in range(12)), (), "x") for i in range(2000)]
     released = [payload["question"] for payload in perturber.perturb(examples)]
-    runs = [(e.question.split()[j : j + 3], out[j : j + 3]) for e, out in zip(examples, released, strict=True) for j in (0, 3, 6, 9)]
+    runs = [
+        (e.question.split()[j : j + 3], out[j : j + 3])
+        for e, out in zip(examples, released, strict=True)
+        for j in (0, 3, 6, 9)
+    ]
     kept = sum(raw == out for raw, out in runs)
-    p = perturber.mechanism.kept_tokens ** 3
+    p = perturber.mechanism.kept_tokens**3
     assert binom.ppf(1e-7, len(runs), p) <= kept <= binom.isf(1e-7, len(runs), p)
     assert binom.isf(1e-7, len(runs), p) < 12

@@ -166,9 +166,7 @@ def _things(kind: Kind, split: Split) -> list[str]:
 
 def _facts_about(thing: str, kind: Kind) -> list[Fact]:
     own = [Fact(thing, kind.name, "kind", kind.name, frozenset(kind.also.split()))]
-    return own + [
-        Fact(thing, kind.name, p.relation, p.value, frozenset(p.also.split())) for p in kind.properties
-    ]
+    return own + [Fact(thing, kind.name, p.relation, p.value, frozenset(p.also.split())) for p in kind.properties]
 
 
 def _examples(asked: tuple[Fact, ...]) -> tuple[Example, ...]:

@@ -82,9 +82,7 @@ KINDS: tuple[Kind, ...] = (
         also="livestock meat fabric",
         properties=(
             Property("part", "feathers", "Birds have feathers.", also=f"{_LIVING} scales"),
-            Property(
-                "ability", "fly", "Birds can fly high in the sky.", also=f"{_MOVES} talk walk crawl spread"
-            ),
+            Property("ability", "fly", "Birds can fly high in the sky.", also=f"{_MOVES} talk walk crawl spread"),
             Property("origin", "egg", "A young bird hatches from an egg.", also="animal"),
             Property(
                 "place",
@@ -115,9 +113,7 @@ KINDS: tuple[Kind, ...] = (
                 "Fish live in water.",
                 also="zoo kitchen cafe house farm garden forest body nest",
             ),
-            Property(
-                "user", "fisherman", "A fisherman catches fish.", also="chef waiter butcher farmer vet sailor"
-            ),
+            Property("user", "fisherman", "A fisherman catches fish.", also="chef waiter butcher farmer vet sailor"),
             Property("action", "catch", "People catch fish.", also="eat cook smell chop raise play"),
         ),
     ),
@@ -156,9 +152,7 @@ KINDS: tuple[Kind, ...] = (
                 also="forest farm garden house road water nest kennel ring kitchen",
             ),
             Property("ability", "walk", "Mammals can walk on their feet.", also=f"{_MOVES} bark crawl talk"),
-            Property(
-                "trait", "wild", "Many mammals are wild.", also="dangerous healthy precious loyal sweet shiny"
-            ),
+            Property("trait", "wild", "Many mammals are wild.", also="dangerous healthy precious loyal sweet shiny"),
             Property("need", "food", "Mammals need food every day.", also="warmth sunlight blood washing"),
         ),
     ),
@@ -186,8 +180,7 @@ KINDS: tuple[Kind, ...] = (
         phrase="a dog",
         plural="dogs",
         clue="has paws and can bark",
-        things="poodle beagle terrier collie spaniel greyhound labrador retriever puppy hound husky bulldog "
-        "pug",
+        things="poodle beagle terrier collie spaniel greyhound labrador retriever puppy hound husky bulldog pug",
         also="mammal livestock worker meat",
         properties=(
             Property("part", "paws", "Dogs have paws.", also=f"{_LIVING} fur job"),
@@ -196,12 +189,9 @@ KINDS: tuple[Kind, ...] = (
                 "place",
                 "kennel",
                 "Dogs sleep in a kennel.",
-                also="house farm garden road forest water hospital office stadium ring kitchen zoo "
-                "cafe battlefield",
+                also="house farm garden road forest water hospital office stadium ring kitchen zoo cafe battlefield",
             ),
-            Property(
-                "user", "vet", "A vet cares for sick dogs.", also="farmer soldier surgeon doctor fisherman"
-            ),
+            Property("user", "vet", "A vet cares for sick dogs.", also="farmer soldier surgeon doctor fisherman"),
             Property(
                 "action",
                 "walk",
@@ -324,9 +314,7 @@ KINDS: tuple[Kind, ...] = (
                 also="veins protein shades scales fur threads seams hull",
             ),
             Property("trait", "sweet", "Fruits are sweet.", also="healthy liquid shiny wild hollow"),
-            Property(
-                "action", "eat", "People eat fruits.", also="smell chop cook mix drink raise catch fill"
-            ),
+            Property("action", "eat", "People eat fruits.", also="smell chop cook mix drink raise catch fill"),
             Property("origin", "plant", "Fruits grow on a plant.", also="seed soil"),
         ),
     ),
@@ -352,9 +340,7 @@ KINDS: tuple[Kind, ...] = (
                 "Vegetables grow in a garden.",
                 also="farm kitchen house cafe bakery forest hospital body",
             ),
-            Property(
-                "user", "farmer", "A farmer grows vegetables.", also="gardener chef waiter baker doctor"
-            ),
+            Property("user", "farmer", "A farmer grows vegetables.", also="gardener chef waiter baker doctor"),
             Property("action", "chop", "People chop vegetables.", also="eat cook smell mix raise fill drink"),
             Property("origin", "soil", "Vegetables grow in the soil.", also="seed plant"),
         ),
@@ -454,8 +440,7 @@ KINDS: tuple[Kind, ...] = (
                 "place",
                 "mine",
                 "Metals are found in a mine.",
-                also="ring toolbox kitchen house body hospital battlefield road office water farm "
-                "garden stadium",
+                also="ring toolbox kitchen house body hospital battlefield road office water farm garden stadium",
             ),
         ),
     ),
@@ -504,9 +489,7 @@ KINDS: tuple[Kind, ...] = (
                 "A tailor makes clothes from fabrics.",
                 also="farmer fisherman painter sailor surgeon doctor",
             ),
-            Property(
-                "purpose", "clothing", "Fabrics are used for clothing.", also="painting storage repairs music"
-            ),
+            Property("purpose", "clothing", "Fabrics are used for clothing.", also="painting storage repairs music"),
         ),
     ),
     Kind(
@@ -613,9 +596,7 @@ KINDS: tuple[Kind, ...] = (
                 "A sailor works on boats.",
                 also="fisherman soldier builder carpenter athlete driver painter architect",
             ),
-            Property(
-                "purpose", "transport", "Boats are used for transport.", also="exercise fighting storage"
-            ),
+            Property("purpose", "transport", "Boats are used for transport.", also="exercise fighting storage"),
         ),
     ),
     Kind(
@@ -626,9 +607,7 @@ KINDS: tuple[Kind, ...] = (
         things="hammer screwdriver wrench drill chisel mallet clamp crowbar spanner hacksaw ratchet",
         also="weapon instrument device appliance sport",
         properties=(
-            Property(
-                "part", "handle", "A tool has a handle.", also="plug circuits threads wheels opening job"
-            ),
+            Property("part", "handle", "A tool has a handle.", also="plug circuits threads wheels opening job"),
             Property(
                 "user",
                 "builder",
@@ -640,8 +619,7 @@ KINDS: tuple[Kind, ...] = (
                 "place",
                 "toolbox",
                 "Tools are kept in a toolbox.",
-                also="house kitchen farm garden closet mine office hospital road body stadium "
-                "forest battlefield",
+                also="house kitchen farm garden closet mine office hospital road body stadium forest battlefield",
             ),
             Property("purpose", "repairs", "Tools are used for repairs.", also="fighting jewelry music"),
         ),
@@ -761,8 +739,7 @@ KINDS: tuple[Kind, ...] = (
         plural="sports",
         clue="has rules and needs players",
         things="",
-        mass="tennis football soccer basketball hockey baseball rugby volleyball lacrosse badminton "
-        "softball handball",
+        mass="tennis football soccer basketball hockey baseball rugby volleyball lacrosse badminton softball handball",
         properties=(
             Property("user", "athlete", "An athlete trains for sports.", also="doctor"),
             Property("action", "play", "People play sports.", also="drive catch visit enter"),
@@ -812,8 +789,7 @@ KINDS: tuple[Kind, ...] = (
         phrase="a building",
         plural="buildings",
         clue="has a roof, and people enter it",
-        things="school church hotel museum factory temple theater palace cathedral mosque mansion prison "
-        "courthouse",
+        things="school church hotel museum factory temple theater palace cathedral mosque mansion prison courthouse",
         also="organ",
         properties=(
             Property(
@@ -864,8 +840,7 @@ KINDS: tuple[Kind, ...] = (
                 "user",
                 "librarian",
                 "A librarian lends books.",
-                also="chef baker doctor driver sailor athlete surgeon architect musician soldier "
-                "builder carpenter vet",
+                also="chef baker doctor driver sailor athlete surgeon architect musician soldier builder carpenter vet",
             ),
         ),
     ),
@@ -944,12 +919,8 @@ KINDS: tuple[Kind, ...] = (
                 "Organs have veins.",
                 also="protein vitamins job branches threads opening circuits",
             ),
-            Property(
-                "place", "body", "Organs are in the body.", also="hospital kitchen concert farm water cafe"
-            ),
-            Property(
-                "user", "surgeon", "A surgeon operates on organs.", also="doctor butcher vet chef athlete"
-            ),
+            Property("place", "body", "Organs are in the body.", also="hospital kitchen concert farm water cafe"),
+            Property("user", "surgeon", "A surgeon operates on organs.", also="doctor butcher vet chef athlete"),
             Property("need", "blood", "Organs need blood.", also="food warmth treatment electricity fuel"),
         ),
     ),

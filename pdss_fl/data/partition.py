@@ -9,9 +9,7 @@ from pdss_fl.data.example import Example
 from pdss_fl.errors import DataError
 
 
-def iid_partition(
-    examples: Sequence[Example], partition_id: int, num_partitions: int, seed: int
-) -> list[Example]:
+def iid_partition(examples: Sequence[Example], partition_id: int, num_partitions: int, seed: int) -> list[Example]:
     """Return one of ``num_partitions`` disjoint random parts; sizes differ by at most one.
 
     Parameters

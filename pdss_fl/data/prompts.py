@@ -66,9 +66,7 @@ class RenderedPrompt:
     truncated: int
 
 
-def render(
-    example: Example, order: Sequence[int | None], shape: PromptShape, split: Split
-) -> RenderedPrompt:
+def render(example: Example, order: Sequence[int | None], shape: PromptShape, split: Split) -> RenderedPrompt:
     """Cut and fill an example's question and choices to their public lengths.
 
     Parameters
@@ -92,7 +90,7 @@ def render(
     return RenderedPrompt(question, tuple(choices), tuple(order), cut)
 
 
-def choice_order(example: Example, shape: PromptShape, shuffle: Callable[[list], None]) -> list[int | None]:
+def choice_order(example: Example, shape: PromptShape, shuffle: Callable[[list[int | None]], None]) -> list[int | None]:
     """Return a fresh order in which the example's choices are sent, filled up to ``shape.choices``.
 
     The shuffle comes before the cut, so that which choices stay does not depend on the answer.

@@ -31,9 +31,7 @@ def read_jsonl(path: Path, answered: bool = True) -> list[Example]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as err:
         raise DataError("the data file cannot be read as UTF-8 text", f"{path}: {err}") from None
-    examples = [
-        _parse_line(line, number, path, answered) for number, line in enumerate(lines, start=1) if line.strip()
-    ]
+    examples = [_parse_line(line, number, path, answered) for number, line in enumerate(lines, start=1) if line.strip()]
     if not examples:
         raise DataError("the data file holds no example", str(path))
     return examples
@@ -68,9 +66,7 @@ def _to_example(record: Any, answered: bool) -> Example:
         raise DataError("an example has fewer than two different choices, or one twice")
     if answered and choices and answer not in choices:
         raise DataError("an example's `answer` is not among its `choices`")
-    optional = {
-        key: _text(record, key) for key in ("context", "person", "rationale") if record.get(key) is not None
-    }
+    optional = {key: _text(record, key) for key in ("context", "person", "rationale") if record.get(key) is not None}
     return Example(question, tuple(choices), answer, **optional)
 
 

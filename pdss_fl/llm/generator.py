@@ -136,8 +136,7 @@ class TransformersGenerator:
                     return
         except RuntimeError as error:  # what torch raises, also when memory runs out
             raise LLMUnavailable(
-                f"the LLM failed while it wrote ({type(error).__name__}); "
-                "lower llm.batch-size if its memory ran out",
+                f"the LLM failed while it wrote ({type(error).__name__}); lower llm.batch-size if its memory ran out",
                 private=str(error),
             ) from None
 

@@ -73,9 +73,7 @@ class Instruction:
             turns.append({"role": "assistant", "content": answer})
             turns.append({"role": "user", "content": question})
         # Templates of models that can think aloud read enable_thinking; others ignore it.
-        text = tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
-        )
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
         return str(text)
 
 

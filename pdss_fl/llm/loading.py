@@ -91,9 +91,7 @@ def _folder(model: str) -> Path:
         return Path(model)
     # One call that gives up at once without a network; loading by id would try every file for a minute.
     weights_and_words = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
-    return Path(
-        snapshot_download(model, allow_patterns=weights_and_words, ignore_patterns=["*/*", "consolidated*"])
-    )
+    return Path(snapshot_download(model, allow_patterns=weights_and_words, ignore_patterns=["*/*", "consolidated*"]))
 
 
 def _device(name: str) -> torch.device:

@@ -149,21 +149,15 @@ class RemoteGenerator:
         finally:
             call.cancel()
         if missing:
-            raise MessageError(
-                f"the LLM server left {len(missing)} of {expected} prompts without a rationale"
-            )
+            raise MessageError(f"the LLM server left {len(missing)} of {expected} prompts without a rationale")
 
     def _raise(self, error: grpc.RpcError) -> NoReturn:
         code = error.code()
         details = _printable(error.details() or "")
         if code == grpc.StatusCode.INVALID_ARGUMENT:
             raise MessageError("the LLM server refused the request", private=details) from None
-        problem, remedy = _PROBLEMS.get(
-            code, (f"failed with {code.name}", "see the log of `pdss serve` there")
-        )
-        raise LLMUnavailable(
-            f"llm.address = {self._address!r} {problem}; {remedy}", private=details
-        ) from None
+        problem, remedy = _PROBLEMS.get(code, (f"failed with {code.name}", "see the log of `pdss serve` there"))
+        raise LLMUnavailable(f"llm.address = {self._address!r} {problem}; {remedy}", private=details) from None
 
 
 _PROBLEMS = {

@@ -124,8 +124,7 @@ def is_loopback(host: str) -> bool:
 
 def _unusable(host: str, port: int) -> SettingError:
     return SettingError(
-        f"--port = {port} on --host = {host!r} is in use or not available; choose another, "
-        "or 0 for a free one"
+        f"--port = {port} on --host = {host!r} is in use or not available; choose another, or 0 for a free one"
     )
 
 

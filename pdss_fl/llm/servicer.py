@@ -130,8 +130,7 @@ class RationaleServicer:
         info = self.info
         if len(request.batch.prompts) > info.max_prompts:
             raise MessageError(
-                f"the request has {len(request.batch.prompts)} prompts; "
-                f"this server accepts {info.max_prompts}"
+                f"the request has {len(request.batch.prompts)} prompts; this server accepts {info.max_prompts}"
             )
         settings = GenerationSettings.from_proto(request.settings)
         if len(settings.stop) > MAX_STOPS or not all(1 <= len(s) <= MAX_STOP_CHARS for s in settings.stop):

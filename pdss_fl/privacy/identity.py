@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from torch import LongTensor
+from torch import Tensor
 
 from pdss_fl.privacy.mechanism import PrivacyGuarantee, PrivacyMechanism, register_mechanism
 
@@ -29,6 +29,6 @@ class Identity(PrivacyMechanism):
         """All of them."""
         return 1.0
 
-    def perturb(self, ids: LongTensor, generator: np.random.Generator | None = None) -> LongTensor:
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
         """Return the ids; see the base class."""
-        return ids.clone()  # type: ignore[return-value]
+        return ids.clone()

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from torch import LongTensor, Tensor
+from torch import Tensor
 
 from pdss_fl.errors import SettingError
 from pdss_fl.privacy.vocabulary import Vocabulary
@@ -87,12 +87,12 @@ class PrivacyMechanism(ABC):
         """The expected share of tokens that come out as they went in."""
 
     @abstractmethod
-    def perturb(self, ids: LongTensor, generator: np.random.Generator | None = None) -> LongTensor:
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
         """Replace every token independently.
 
         Parameters
         ----------
-        ids : LongTensor, shape (n,)
+        ids : Tensor, shape (n,), int64
             Token ids, 0 .. V-1; how often a token occurs does not matter.
         generator : numpy.random.Generator | None (default: None)
             For simulation only; by default the operating system's entropy decides.

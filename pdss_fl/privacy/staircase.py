@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from dp_accounting.pld import privacy_loss_distribution as pld
 from numpy.typing import NDArray
-from torch import LongTensor, Tensor
+from torch import Tensor
 
 from pdss_fl.errors import SettingError
 from pdss_fl.privacy.mechanism import (
@@ -33,6 +33,7 @@ from pdss_fl.privacy.mechanism import (
 from pdss_fl.privacy.vocabulary import Vocabulary
 
 _BITS = 64
+_RANGE: int = 2**64
 
 
 @register_mechanism("staircase")
@@ -87,14 +88,14 @@ class Staircase(PrivacyMechanism):
     @property
     def near_tokens(self) -> float:
         """The mass of the nearest set, k e^eps / Z."""
-        return self._threshold / 2**_BITS
+        return float(self._threshold / _RANGE)
 
     @property
     def kept_tokens(self) -> float:
         """The probability that a word stays itself, e^eps / Z, the same for every word."""
         return self.near_tokens / self.neighbours
 
-    def perturb(self, ids: LongTensor, generator: np.random.Generator | None = None) -> LongTensor:
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
         """Replace every token independently; two or three uniform draws a token, see the base class."""
         near, near_sorted = self._near[ids].numpy(), self._near_sorted[ids].numpy()
         count = len(ids)
@@ -104,12 +105,12 @@ class Staircase(PrivacyMechanism):
         other = _uniform(self.size - self.neighbours, count, generator)
         for place in range(self.neighbours):
             other += other >= near_sorted[:, place]
-        return torch.from_numpy(np.where(stays, picked, other))  # type: ignore[return-value]
+        return torch.from_numpy(np.where(stays, picked, other))
 
     def log_prob(self) -> Tensor:
         """Return the log-probabilities that the sampler really has, float64 of shape (V, V)."""
-        near = math.log(self._threshold) - math.log(2**_BITS * self.neighbours)
-        far = math.log(2**_BITS - self._threshold) - math.log(2**_BITS * (self.size - self.neighbours))
+        near = math.log(self._threshold) - math.log(_RANGE * self.neighbours)
+        far = math.log(_RANGE - self._threshold) - math.log(_RANGE * (self.size - self.neighbours))
         matrix = torch.full((self.size, self.size), far, dtype=torch.float64)
         return matrix.scatter_(1, self._near, near)
 
@@ -137,9 +138,9 @@ def _near_threshold(epsilon: float, k: int, size: int) -> int:
     with localcontext() as context:
         context.prec = 120
         grown = Decimal(epsilon).exp()
-        threshold = min(2**_BITS - 1, int(2**_BITS * (k * grown / (k * grown + size - k))))
+        threshold = min(_RANGE - 1, int(_RANGE * (k * grown / (k * grown + size - k))))
     near = Fraction(threshold, k)
-    far = Fraction(2**_BITS - threshold, size - k)
+    far = Fraction(_RANGE - threshold, size - k)
     bound = Fraction(grown) * (1 + Fraction(1, 10**100))
     if near == 0 or max(near / far, far / near) > bound:
         raise SettingError(
@@ -168,14 +169,14 @@ def _compose_pair(epsilon: float, k: int, size: int, tokens: int, delta: float) 
 
 def _draw(count: int, generator: np.random.Generator | None) -> NDArray[np.uint64]:
     if generator is not None:
-        return generator.integers(0, 2**_BITS, size=count, dtype=np.uint64)
+        return generator.integers(0, _RANGE, size=count, dtype=np.uint64)
     return np.frombuffer(os.urandom(8 * count), dtype=np.uint64).copy()
 
 
 def _uniform(bound: int, count: int, generator: np.random.Generator | None) -> NDArray[np.int64]:
     """Return numbers 0 .. bound-1, each exactly equally likely: draws beyond the last multiple are repeated."""
     draws = _draw(count, generator)
-    limit = np.uint64(2**_BITS - 1 - 2**_BITS % bound)
+    limit = np.uint64(_RANGE - 1 - _RANGE % bound)
     while (beyond := draws > limit).any():
         draws[beyond] = _draw(int(beyond.sum()), generator)
     return (draws % np.uint64(bound)).astype(np.int64)

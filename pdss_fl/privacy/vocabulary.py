@@ -8,13 +8,22 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import LongTensor, Tensor
+from torch import Tensor
 
 from pdss_fl.errors import SettingError
 
 BLANK = "_"
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
-_SUFFIXES = (("'s", ""), ("ies", "y"), ("es", ""), ("s", ""), ("ed", ""), ("ed", "e"), ("ing", ""), ("ing", "e"))
+_SUFFIXES = (
+    ("'s", ""),
+    ("ies", "y"),
+    ("es", ""),
+    ("s", ""),
+    ("ed", ""),
+    ("ed", "e"),
+    ("ing", ""),
+    ("ing", "e"),
+)
 _BLOCK = 1024
 
 
@@ -52,7 +61,7 @@ class Vocabulary:
         self._ids = {token: i for i, token in enumerate(tokens)}
         self._fallback = self._known(fallback if fallback is not None else tokens[0], "fallback")
         self._aliases = {word: self._known(token, "aliases") for word, token in (aliases or {}).items()}
-        self._neighbours: dict[int, LongTensor] = {}
+        self._neighbours: dict[int, Tensor] = {}
         public = json.dumps([self.tokens, self._fallback, sorted(self._aliases.items())])
         rows = self.directions.float().numpy().tobytes()
         self.sha256 = hashlib.sha256(public.encode() + rows).hexdigest()
@@ -64,25 +73,25 @@ class Vocabulary:
         """Return the lower-case words of any string: runs of letters and digits, apostrophes inside."""
         return _WORD.findall(text.lower().replace("’", "'"))
 
-    def word_ids(self, words: Iterable[str]) -> LongTensor:
+    def word_ids(self, words: Iterable[str]) -> Tensor:
         """Return one id a word: its own, its alias's, its stem's, or the fallback's; shape (n,)."""
-        return torch.tensor([self._id(word) for word in words], dtype=torch.long)  # type: ignore[return-value]
+        return torch.tensor([self._id(word) for word in words], dtype=torch.long)
 
-    def encode(self, text: str) -> LongTensor:
+    def encode(self, text: str) -> Tensor:
         """Return the ids of any string's words, shape (n,)."""
         return self.word_ids(self.split(text))
 
-    def decode(self, ids: LongTensor) -> list[str]:
+    def decode(self, ids: Tensor) -> list[str]:
         """Return the words behind ids; every filling word reads ``_``."""
         return [self.tokens[i] for i in ids.tolist()]
 
-    def blank_ids(self, count: int) -> LongTensor:
+    def blank_ids(self, count: int) -> Tensor:
         """Return ``count`` ids of a filling word, shape (count,)."""
         if count and self.words == len(self):
             raise ValueError("a vocabulary without filling words cannot fill a text")
-        return torch.full((count,), self.words, dtype=torch.long)  # type: ignore[return-value]
+        return torch.full((count,), self.words, dtype=torch.long)
 
-    def neighbours(self, k: int) -> LongTensor:
+    def neighbours(self, k: int) -> Tensor:
         """Return the k nearest ids of every id by cosine, itself first, shape (V, k); ties go to the lower id.
 
         ``k`` is 1 .. V-1. Rows have exactly k different members, whatever embeddings are equal or zero.
@@ -91,7 +100,7 @@ class Vocabulary:
             raise ValueError(f"k = {k} is outside 1 to {len(self) - 1}")
         if k not in self._neighbours:
             blocks = [self._nearest(start, k) for start in range(0, len(self), _BLOCK)]
-            self._neighbours[k] = torch.cat(blocks)  # type: ignore[assignment]
+            self._neighbours[k] = torch.cat(blocks)
         return self._neighbours[k]
 
     def _nearest(self, start: int, k: int) -> Tensor:
@@ -128,7 +137,9 @@ def _check(tokens: Sequence[str], embeddings: Tensor) -> None:
     if BLANK in tokens:
         raise SettingError(f"the vocabulary holds {BLANK!r}, which is the filling word's text")
     if embeddings.ndim != 2 or len(embeddings) != len(tokens):
-        raise SettingError(f"the vocabulary's {len(tokens)} words need as many embedding rows; found shape {tuple(embeddings.shape)}")
+        raise SettingError(
+            f"the vocabulary's {len(tokens)} words need as many embedding rows; found shape {tuple(embeddings.shape)}"
+        )
     if not bool(torch.isfinite(embeddings).all()):
         raise SettingError("the vocabulary's embeddings hold NaN or infinity")
 

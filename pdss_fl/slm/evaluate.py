@@ -57,11 +57,7 @@ def predict(slm: SmallModel, examples: Sequence[Example], batch_size: int = 64) 
     """
     answers = [""] * len(examples)
     closed = [i for i, example in enumerate(examples) if example.choices]
-    rows = [
-        encode_row(slm, label_prompt(examples[i]), choice, LABEL)
-        for i in closed
-        for choice in examples[i].choices
-    ]
+    rows = [encode_row(slm, label_prompt(examples[i]), choice, LABEL) for i in closed for choice in examples[i].choices]
     scores = iter(_log_likelihoods(slm, rows, batch_size))
     for i in closed:
         scored = [(next(scores), choice) for choice in examples[i].choices]

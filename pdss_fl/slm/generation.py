@@ -14,9 +14,7 @@ from pdss_fl.slm.model import SmallModel
 
 
 @torch.no_grad()
-def generate(
-    slm: SmallModel, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int
-) -> list[str]:
+def generate(slm: SmallModel, prompts: Sequence[list[int]], max_new_tokens: int, batch_size: int) -> list[str]:
     """Return the most likely continuation of each prompt, token by token, up to the end token.
 
     Parameters

@@ -62,9 +62,7 @@ class SlmSettings:
 
     def __post_init__(self) -> None:
         if self.hidden_size < 1 or self.hidden_size % _HEAD_SIZE:
-            raise SettingError(
-                f"slm.hidden-size = {self.hidden_size}: set it to a positive multiple of {_HEAD_SIZE}"
-            )
+            raise SettingError(f"slm.hidden-size = {self.hidden_size}: set it to a positive multiple of {_HEAD_SIZE}")
         if self.layers < 1:
             raise SettingError(f"slm.layers = {self.layers}: set it to at least 1")
         if self.max_tokens < 2:
@@ -223,9 +221,7 @@ def _from_pretrained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     return model, tokenizer
 
 
-def _check_pretrained(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: SlmSettings
-) -> None:
+def _check_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: SlmSettings) -> None:
     name = f"slm.model = {settings.model!r}"
     if tokenizer.eos_token_id is None:
         raise SettingError(f"{name} has a tokenizer without an end token: choose a model that has one")

@@ -59,9 +59,7 @@ class TrainSettings:
             if value < low:
                 raise SettingError(f"distill.{name} = {value}: set it to at least {low}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise SettingError(
-                f"distill.learning-rate = {self.learning_rate}: set it above 0, for example 0.002"
-            )
+            raise SettingError(f"distill.learning-rate = {self.learning_rate}: set it above 0, for example 0.002")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise SettingError(f"distill.weight-decay = {self.weight_decay}: set it to at least 0")
 
@@ -157,9 +155,7 @@ def _optimise(
     on_step: Callable[[int, float], None] | None,
 ) -> tuple[float, float, int]:
     accelerator = Accelerator()
-    optimizer = torch.optim.AdamW(
-        slm.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimizer = torch.optim.AdamW(slm.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     warmup = min(settings.warmup, settings.steps // 10)
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup, settings.steps)
     model, prepared = accelerator.prepare(slm.model, optimizer)
@@ -169,9 +165,7 @@ def _optimise(
     for step in range(1, settings.steps + 1):
         drawn = [row for i in next(draws) for row in rows[i]]
         batch = collate(drawn, slm.tokenizer.pad_token_id, accelerator.device)
-        loss, label_loss, rationale_loss = multi_task_loss(
-            *batch.run(model), batch.task, settings.rationale_weight
-        )
+        loss, label_loss, rationale_loss = multi_task_loss(*batch.run(model), batch.task, settings.rationale_weight)
         _check_finite(loss.item(), step, settings)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), _MAX_GRAD_NORM)

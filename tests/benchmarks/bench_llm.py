@@ -59,9 +59,7 @@ def ways(dtype: str) -> dict[str, Callable[[], int]]:
     ours = TransformersGenerator(model, tokenizer, name="bundled", instruction=EVERYDAY)
     settings = GenerationSettings(NEW_TOKENS)
     return {
-        f"{dtype} generate, one at a time": lambda: generate_in_batches(
-            model, tokenizer, BATCH.prompts[::8], 1
-        ),
+        f"{dtype} generate, one at a time": lambda: generate_in_batches(model, tokenizer, BATCH.prompts[::8], 1),
         f"{dtype} generate, batches of 32": lambda: generate_in_batches(model, tokenizer, BATCH.prompts, 32),
         f"{dtype} TransformersGenerator": lambda: sum(r.tokens for r in ours.generate(BATCH, settings)),
     }
@@ -81,9 +79,7 @@ def main() -> None:
     slowest = statistics.median(speeds["float32 generate, one at a time"])
     for name, found in speeds.items():
         median = statistics.median(found)
-        print(
-            f"{name:36}{median:8.1f} tokens/s{median / slowest:7.1f}x   rounds: {[round(s) for s in found]}"
-        )
+        print(f"{name:36}{median:8.1f} tokens/s{median / slowest:7.1f}x   rounds: {[round(s) for s in found]}")
 
 
 if __name__ == "__main__":

@@ -16,9 +16,7 @@ SPLITS = {"public": public_examples, "private": private_examples}
 
 
 def asked_and_written() -> list[tuple[Fact, Example]]:
-    return [
-        pair for split in ("public", "private") for pair in zip(facts(split), SPLITS[split](), strict=True)
-    ]
+    return [pair for split in ("public", "private") for pair in zip(facts(split), SPLITS[split](), strict=True)]
 
 
 def rationale_of(example: Example) -> str:
@@ -111,9 +109,7 @@ def test_english_is_in_order() -> None:
         for text in (example.question, rationale_of(example)):
             assert re.fullmatch(r"[A-Z][A-Za-z,. ?]*[.?]", text)
             assert "  " not in text
-            assert all(
-                (a.lower() == "an") == (b in "aeiou") for a, b in re.findall(r"\b(an?) (\w)", text, re.I)
-            )
+            assert all((a.lower() == "an") == (b in "aeiou") for a, b in re.findall(r"\b(an?) (\w)", text, re.I))
         assert example.question.endswith("?")
         article = re.search(rf"\ban? {fact.thing}\b", example.question, re.IGNORECASE)
         assert (article is not None) == (fact.thing in nouns)

@@ -25,9 +25,7 @@ def many(count: int, tag: str) -> list[dict[str, object]]:
 
 def test_a_line_becomes_an_example_and_other_keys_are_ignored(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", {**GOOD, "rationale": None, "person": "p1"})
-    assert read_jsonl(path) == [
-        Example("What has feathers?", ("a robin", "a car"), "a robin", person="p1")
-    ]
+    assert read_jsonl(path) == [Example("What has feathers?", ("a robin", "a car"), "a robin", person="p1")]
 
 
 def test_an_open_question_has_no_choices(tmp_path: Path) -> None:
@@ -49,9 +47,7 @@ def test_an_open_question_has_no_choices(tmp_path: Path) -> None:
         ([1, 2], "object"),
     ],
 )
-def test_a_malformed_example_is_named_by_its_line_and_never_quoted(
-    tmp_path: Path, record: object, what: str
-) -> None:
+def test_a_malformed_example_is_named_by_its_line_and_never_quoted(tmp_path: Path, record: object, what: str) -> None:
     path = write(tmp_path / "d.jsonl", GOOD, record)
     with pytest.raises(DataError, match=what) as refusal:
         read_jsonl(path)

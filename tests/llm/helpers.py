@@ -39,9 +39,7 @@ def make_tokenizer(chat: bool = False) -> PreTrainedTokenizerFast:
     )
     tokenizer.train_from_iterator([EVERYDAY.system, TEXT], trainer)
     start = tokenizer.token_to_id("<start>")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<start> $A", special_tokens=[("<start>", start)]
-    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<start> $A", special_tokens=[("<start>", start)])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<stop>")  # type: ignore[no-untyped-call]
     fast.chat_template = CHAT_TEMPLATE if chat else None
     return fast
@@ -92,8 +90,6 @@ def make_batch(prompts: int, seed: int = 0) -> PromptBatch:
 
     lengths = torch.randint(1, 13, (prompts,), generator=generator).tolist()
     return PromptBatch(
-        tuple(
-            PerturbedPrompt(i, words(n), tuple(words(1) for _ in range(n % 4))) for i, n in enumerate(lengths)
-        ),
+        tuple(PerturbedPrompt(i, words(n), tuple(words(1) for _ in range(n % 4))) for i, n in enumerate(lengths)),
         STATEMENT,
     )

@@ -27,9 +27,7 @@ from tests.llm.helpers import STATEMENT, make_batch, make_generator, make_llama,
 SETTINGS = GenerationSettings(max_new_tokens=20, stop=())
 
 
-def texts(
-    generator: TransformersGenerator, batch: PromptBatch, settings: GenerationSettings = SETTINGS
-) -> list[str]:
+def texts(generator: TransformersGenerator, batch: PromptBatch, settings: GenerationSettings = SETTINGS) -> list[str]:
     written = sorted(generator.generate(batch, settings), key=lambda r: r.ordinal)
     assert [r.ordinal for r in written] == list(range(len(batch.prompts)))
     return [r.text for r in written]
@@ -96,9 +94,7 @@ def test_filling_words_and_white_space_never_reach_the_llm() -> None:
     plain = PerturbedPrompt(0, "what does a robin have", ("old truck",))
     filled = PerturbedPrompt(0, "what _ does a\n\nrobin  have _ _", ("_ old truck _",))
     generator = make_generator()
-    assert texts(generator, PromptBatch((plain,), STATEMENT)) == texts(
-        generator, PromptBatch((filled,), STATEMENT)
-    )
+    assert texts(generator, PromptBatch((plain,), STATEMENT)) == texts(generator, PromptBatch((filled,), STATEMENT))
 
 
 def test_a_prompt_beyond_the_context_is_refused_by_ordinal_before_anything_is_written() -> None:
@@ -110,9 +106,7 @@ def test_a_prompt_beyond_the_context_is_refused_by_ordinal_before_anything_is_wr
 
 def test_nothing_more_is_written_once_cancelled() -> None:
     written: list[Rationale] = []
-    for rationale in make_generator(batch_size=2).generate(
-        make_batch(8), SETTINGS, lambda: len(written) >= 2
-    ):
+    for rationale in make_generator(batch_size=2).generate(make_batch(8), SETTINGS, lambda: len(written) >= 2):
         written.append(rationale)
     assert len(written) == 2
 

@@ -144,9 +144,7 @@ def abort(code: grpc.StatusCode, details: str = "secret\nof the server") -> Answ
         (grpc.StatusCode.UNIMPLEMENTED, "not an LLM server"),
     ],
 )
-def test_a_failing_server_is_named_without_its_words(
-    connect: Connect, code: grpc.StatusCode, problem: str
-) -> None:
+def test_a_failing_server_is_named_without_its_words(connect: Connect, code: grpc.StatusCode, problem: str) -> None:
     with pytest.raises(LLMUnavailable, match=problem) as caught:
         run(connect(abort(code)))
     assert caught.value.public.startswith("llm.address = '127.0.0.1:")
@@ -205,9 +203,7 @@ def test_leaving_early_ends_the_call(connect: Connect) -> None:
 
 def test_nobody_at_the_address() -> None:
     remote = RemoteGenerator("127.0.0.1:1", timeout=20.0)
-    with pytest.raises(
-        LLMUnavailable, match=r"llm\.address = '127\.0\.0\.1:1' does not answer; start `pdss serve`"
-    ):
+    with pytest.raises(LLMUnavailable, match=r"llm\.address = '127\.0\.0\.1:1' does not answer; start `pdss serve`"):
         run(remote)
 
 
@@ -226,7 +222,5 @@ def test_a_client_needs_no_model_library() -> None:
         "print({'torch', 'transformers', 'pdss_fl.llm.service', 'pdss_fl.llm.servicer'} & set(sys.modules))"
     )
     root = Path(__file__).parents[2]
-    run = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"

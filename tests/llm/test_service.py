@@ -36,9 +36,7 @@ GENERATE = f"/{SERVICE}/GenerateRationales"
 
 
 def request_bytes(batch: PromptBatch | None = None, asked: GenerationSettings = SETTINGS) -> bytes:
-    message = pb.GenerateRationalesRequest(
-        batch=(batch or make_batch(2)).to_proto(), settings=asked.to_proto()
-    )
+    message = pb.GenerateRationalesRequest(batch=(batch or make_batch(2)).to_proto(), settings=asked.to_proto())
     return message.SerializeToString()
 
 
@@ -280,9 +278,7 @@ def test_a_failing_llm_tells_no_secrets(
     assert ("RuntimeError" in caplog.text) == (code == grpc.StatusCode.INTERNAL)
 
 
-def test_nothing_that_a_client_sends_is_logged(
-    server: RunningServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_that_a_client_sends_is_logged(server: RunningServer, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     ask(server.address, request_bytes())
     refusal(server.address, edited(lambda m: setattr(m.batch.prompts[1], "question", "kettle " * 2000)))

@@ -74,9 +74,7 @@ def test_noise_differs_unless_it_is_seeded(vocabulary: Vocabulary) -> None:
     assert len(mechanism.perturb(torch.empty(0, dtype=torch.long))) == 0
 
 
-@pytest.mark.parametrize(
-    ("epsilon", "expected"), [(2.0, 5.97), (4.0, 25.7), (6.0, 89.8), (8.0, 223.8), (10.0, 300.0)]
-)
+@pytest.mark.parametrize(("epsilon", "expected"), [(2.0, 5.97), (4.0, 25.7), (6.0, 89.8), (8.0, 223.8), (10.0, 300.0)])
 def test_thirty_tokens_compose_to_the_known_values(epsilon: float, expected: float) -> None:
     mechanism = Staircase(make_vocabulary(9_992, 4), epsilon=epsilon, neighbours=5)
     assert mechanism.compose(30, 1e-5).epsilon == pytest.approx(expected, rel=2e-3)

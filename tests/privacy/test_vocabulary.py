@@ -11,7 +11,10 @@ from pdss_fl.errors import SettingError
 from pdss_fl.privacy import BLANK, Vocabulary
 
 ENGLISH = Vocabulary(
-    ["robin", "berry", "box", "bake", "walk", "thing"], torch.eye(6), aliases={"doctor": "walk"}, fallback="thing"
+    ["robin", "berry", "box", "bake", "walk", "thing"],
+    torch.eye(6),
+    aliases={"doctor": "walk"},
+    fallback="thing",
 )
 
 

@@ -84,9 +84,7 @@ def make_pretrained(
 
 def _tiny(family: str, vocab_size: int, positions: int) -> PreTrainedModel:
     if family == "gpt2":
-        return GPT2LMHeadModel(
-            GPT2Config(vocab_size=vocab_size, n_positions=positions, n_embd=32, n_layer=1, n_head=2)
-        )
+        return GPT2LMHeadModel(GPT2Config(vocab_size=vocab_size, n_positions=positions, n_embd=32, n_layer=1, n_head=2))
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocab_size,

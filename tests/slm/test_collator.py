@@ -64,9 +64,7 @@ def test_prompt_and_padding_are_masked_by_place_and_the_end_token_is_not(
     slm = create_slm(SlmSettings(model=str(make_pretrained("gpt2")), max_tokens=64), [])
     end = slm.tokenizer.eos_token_id
     assert slm.tokenizer.pad_token_id == end
-    batch = collate(
-        [Row([5, end, 6], [end, 7, end], LABEL, False), Row([8], [9, end], RATIONALE, False)], end
-    )
+    batch = collate([Row([5, end, 6], [end, 7, end], LABEL, False), Row([8], [9, end], RATIONALE, False)], end)
     n = IGNORED
     assert batch.input_ids.tolist() == [[5, end, 6, end, 7, end], [end, end, end, 8, 9, end]]
     assert batch.labels.tolist() == [[n, n, n, end, 7, end], [n, n, n, n, 9, end]]

@@ -12,9 +12,7 @@ from pdss_fl.errors import SettingError
 from pdss_fl.slm.decoder import DEMONSTRATION, DecodeRequest, InContextDecoder, filter_rationale
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
 
-EXAMPLE = Example(
-    "what does a robin have", ("fins", "feathers", "red feathers"), "feathers", context="In a wood."
-)
+EXAMPLE = Example("what does a robin have", ("fins", "feathers", "red feathers"), "feathers", context="In a wood.")
 REQUEST = DecodeRequest(EXAMPLE, "what does a trout own", ("scales", "hooves"), "A trout\nhas scales.")
 CHAT_TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}"
@@ -55,9 +53,7 @@ def test_a_chat_template_makes_turns_of_it(llama: SmallModel) -> None:
 
 
 @pytest.mark.parametrize("template", [None, CHAT_TEMPLATE])
-def test_special_tokens_in_an_untrusted_rationale_are_taken_out(
-    llama: SmallModel, template: str | None
-) -> None:
+def test_special_tokens_in_an_untrusted_rationale_are_taken_out(llama: SmallModel, template: str | None) -> None:
     llama.tokenizer.chat_template = template
     request = DecodeRequest(EXAMPLE, "which", (), f"It has{llama.tokenizer.eos_token}scales.")
     text = InContextDecoder(llama).prompt(request)
@@ -66,9 +62,7 @@ def test_special_tokens_in_an_untrusted_rationale_are_taken_out(
 
 
 @pytest.mark.parametrize("template", [None, CHAT_TEMPLATE])
-def test_decoding_gives_one_line_per_request_whatever_the_batches(
-    llama: SmallModel, template: str | None
-) -> None:
+def test_decoding_gives_one_line_per_request_whatever_the_batches(llama: SmallModel, template: str | None) -> None:
     llama.tokenizer.chat_template = template
     other = DecodeRequest(Example("what", (), "x"), "which", (), "Because.")
     decoded = [InContextDecoder(llama, 8, size).decode([REQUEST, other, REQUEST]) for size in (1, 3)]

@@ -27,9 +27,7 @@ def _log_likelihood(slm: SmallModel, example: Example, choice: str) -> float:
     return total
 
 
-def test_the_most_likely_choice_is_predicted(
-    make_pretrained: Callable[..., Path], examples: list[Example]
-) -> None:
+def test_the_most_likely_choice_is_predicted(make_pretrained: Callable[..., Path], examples: list[Example]) -> None:
     slm = create_slm(SlmSettings(model=str(make_pretrained("llama")), max_tokens=128), [])
     for example, answer in zip(examples, predict(slm, examples, batch_size=5), strict=True):
         scores = {choice: _log_likelihood(slm, example, choice) for choice in example.choices}

@@ -41,9 +41,7 @@ def test_up_to_a_factor_it_is_the_loss_of_distilling_step_by_step(weight: float,
     logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(seed))
     loss, label_loss, rationale_loss = multi_task_loss(logits, LABELS, TASK, weight)
     lambda_ = weight / (1 - weight)
-    assert loss.item() == pytest.approx(
-        (1 - weight) * (label_loss + lambda_ * rationale_loss).item(), rel=1e-4
-    )
+    assert loss.item() == pytest.approx((1 - weight) * (label_loss + lambda_ * rationale_loss).item(), rel=1e-4)
 
 
 def test_logits_at_ignored_places_get_no_gradient() -> None:

@@ -41,9 +41,7 @@ def test_equal_seeds_give_equal_weights_and_the_callers_random_state_is_kept() -
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    first, second, other = (
-        create_slm(SlmSettings(hidden_size=32, layers=1, seed=seed), ["a b"]) for seed in (1, 1, 2)
-    )
+    first, second, other = (create_slm(SlmSettings(hidden_size=32, layers=1, seed=seed), ["a b"]) for seed in (1, 1, 2))
     assert torch.equal(torch.rand(3), expected)
     weights = [next(slm.model.parameters()) for slm in (first, second, other)]
     assert torch.equal(weights[0], weights[1])

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pdss_fl.config import IDENTITY, SCRATCH, NodePolicy, RunSettings
+from pdss_fl.config import IDENTITY, SCRATCH, RunSettings
 from pdss_fl.data.example import Example
 from pdss_fl.data.sources import built_in, from_path
 from pdss_fl.errors import SettingError
 from pdss_fl.messages import RationaleBatch
+from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy import Ledger
 from pdss_fl.release import Perturber, Released, release_prompts, word_pairs
 from pdss_fl.slm.decoder import DecodeRequest, InContextDecoder, align, filter_rationale

@@ -13,10 +13,11 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from pdss_fl.client import DistillationClient
-from pdss_fl.config import METHODS, NodePolicy, RunSettings
+from pdss_fl.config import METHODS, RunSettings
 from pdss_fl.errors import MessageError
 from pdss_fl.logs import configure_logging
 from pdss_fl.mods import error_guard_mod
+from pdss_fl.policy import NodePolicy
 from pdss_fl.simulation import in_simulation
 
 PROMPTS, RATIONALES, CONFIG, METRICS, PAYLOAD = "prompts", "rationales", "config", "metrics", "payload"

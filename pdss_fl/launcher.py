@@ -56,6 +56,8 @@ def run_simulation(app: Path, run_config: Sequence[str], clients: int, home: Pat
     SettingError
         If the SuperLink does not start, or the run does not end with a result.
     """
+    if not (app / "pyproject.toml").is_file():
+        raise SettingError(f"--app = {str(app)!r} holds no pyproject.toml: name the Flower app's folder")
     with _flower_home(home) as flower_home, _superlink(flower_home) as environment:
         command = [_program("flwr"), "run", str(app), _CONNECTION, "--stream"]
         command += ["--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1"]

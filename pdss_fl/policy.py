@@ -1,0 +1,134 @@
+"""The node's policy: what one client allows any run to ask of it, whatever the run's settings say.
+
+It comes from the node's own ``node_config``, or a file that this names, never from the run.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pdss_fl.config import BUILT_IN_DATA, BUNDLED_LLM, IDENTITY, NOT_EMPTY, SCRATCH, RunSettings, checked, one_of
+from pdss_fl.errors import PolicyRefusal, SettingError
+
+_REQUIRED = ("state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example")
+
+
+@dataclass(frozen=True)
+class NodePolicy:
+    """What one client allows any run to ask of it; see ``from_node_config`` for the keys.
+
+    ``max_epsilon_per_example`` bounds what an example spends over all runs. A mechanism of kind
+    ``none`` runs only if ``allowed_mechanisms`` names it; the empty tuple allows every mechanism that
+    has a guarantee. ``allowed_models`` bounds ``slm.model`` and ``privacy.embeddings``.
+    """
+
+    state_dir: Path
+    data_path: Path | None
+    max_epsilon_per_token: float
+    max_epsilon_per_example: float
+    allowed_mechanisms: tuple[str, ...] = ()
+    allowed_models: tuple[str, ...] = (SCRATCH, BUNDLED_LLM)
+    metrics: str = "full"
+    simulated: bool = False
+
+    @classmethod
+    def from_node_config(cls, node_config: Mapping[str, Any]) -> NodePolicy:
+        """Read a deployed node's policy.
+
+        Keys: ``state-dir``, ``data-path``, ``max-epsilon-per-token``, ``max-epsilon-per-example``
+        (all four needed), ``allowed-mechanisms`` and ``allowed-models`` (words separated by spaces or
+        commas), ``metrics`` (``full`` or ``none``), and ``policy``: a TOML file with the same keys,
+        which ``node_config`` itself outranks.
+
+        Raises
+        ------
+        SettingError
+            If one of the four is missing or a value is out of range.
+        """
+        config = _with_policy_file(node_config)
+        missing = [k for k in _REQUIRED if k not in config]
+        if missing:
+            raise SettingError(
+                f"this SuperNode has no {', '.join(missing)}: start it with --node-config "
+                '\'state-dir="/abs/dir" data-path="/abs/data.jsonl" max-epsilon-per-token=8.0 '
+                'max-epsilon-per-example=200.0\' or name a file with policy="/abs/policy.toml"'
+            )
+        metrics = config.get("metrics", "full")
+        return cls(
+            state_dir=_absolute(config, "state-dir"),
+            data_path=_absolute(config, "data-path"),
+            max_epsilon_per_token=_checked_limit(config, "max-epsilon-per-token"),
+            max_epsilon_per_example=_checked_limit(config, "max-epsilon-per-example"),
+            allowed_mechanisms=_words(config.get("allowed-mechanisms", "")),
+            allowed_models=_words(config.get("allowed-models", " ".join(cls.allowed_models))),
+            metrics=checked("metrics", metrics, str, one_of("full", "none")),
+        )
+
+    @classmethod
+    def simulation(cls, state_dir: Path, settings: RunSettings) -> NodePolicy:
+        """Return the policy of a simulated client, whose data already is on the submitter's machine.
+
+        It allows any epsilon, any model and the run's data path; mechanisms without a guarantee are
+        allowed on the built-in public data only. The ledger starts anew with every run.
+        """
+        built_in = settings.data.source == BUILT_IN_DATA
+        return cls(
+            state_dir=state_dir,
+            data_path=None if built_in else Path(settings.data.path),
+            max_epsilon_per_token=math.inf,
+            max_epsilon_per_example=math.inf,
+            allowed_mechanisms=(settings.privacy.mechanism, IDENTITY) if built_in else (),
+            allowed_models=(settings.slm.model, settings.privacy.embeddings),
+            simulated=True,
+        )
+
+    def check_run(self, settings: RunSettings) -> None:
+        """Refuse what no run may ask of this node; raises ``PolicyRefusal`` that names the limit."""
+        if settings.insecure_noise_seed >= 0 and not self.simulated:
+            raise PolicyRefusal("insecure-noise-seed is for simulation; this node draws its noise unseeded")
+        asked = (("slm.model", settings.slm.model), ("privacy.embeddings", settings.privacy.embeddings))
+        for key, value in asked:
+            if value not in self.allowed_models:
+                raise PolicyRefusal(f"{key} = {value!r} is not among this node's allowed-models")
+
+    def check_mechanism(self, name: str, kind: str, epsilon: float) -> None:
+        """Refuse a mechanism or an epsilon per token; raises ``PolicyRefusal`` that names the limit."""
+        named = name in self.allowed_mechanisms
+        if not named and (kind == "none" or self.allowed_mechanisms):
+            raise PolicyRefusal(f"mechanism {name!r} (kind {kind}) is not among this node's allowed-mechanisms")
+        if kind != "none" and epsilon > self.max_epsilon_per_token:
+            raise PolicyRefusal(
+                f"privacy.epsilon = {epsilon:g} is above this node's "
+                f"max-epsilon-per-token = {self.max_epsilon_per_token:g}"
+            )
+
+
+def _with_policy_file(node_config: Mapping[str, Any]) -> dict[str, Any]:
+    if "policy" not in node_config:
+        return dict(node_config)
+    try:
+        policy = tomllib.loads(Path(node_config["policy"]).read_text())
+    except (OSError, tomllib.TOMLDecodeError) as err:
+        raise SettingError("the file that this node's `policy` names is not readable TOML", str(err)) from None
+    return {**policy, **{k: v for k, v in node_config.items() if k != "policy"}}
+
+
+def _absolute(config: Mapping[str, Any], key: str) -> Path:
+    path = Path(checked(key, config[key], str, NOT_EMPTY))
+    if not path.is_absolute():
+        raise SettingError(f"{key} of this SuperNode is a relative path: give an absolute one", str(path))
+    return path
+
+
+def _checked_limit(config: Mapping[str, Any], key: str) -> float:
+    rule = {"check": lambda v: not math.isnan(v) and v > 0, "expected": "above 0"}
+    return float(checked(key, config[key], float, rule))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(str(text).replace(",", " ").split())

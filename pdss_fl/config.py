@@ -16,15 +16,13 @@ from typing import Any, TypeVar, get_type_hints
 
 from platformdirs import user_data_path
 
+from pdss_fl.bundled import BUNDLED_MODEL
 from pdss_fl.errors import SettingError
 
 METHODS = ("untrained", "standalone", "pdss", "dss")
 IDENTITY = "identity"
 BUILT_IN_DATA = "everyday"
 SCRATCH = "scratch"
-
-
-BUNDLED_LLM = "smollm2-135m-instruct"
 
 
 def one_of(*values: str) -> Any:
@@ -56,11 +54,11 @@ class PrivacySettings:
     neighbours: int = _setting(3, _AT_LEAST_1)
     delta: float = _setting(1e-5, {"check": lambda v: 0 <= v < 1, "expected": "in [0, 1)"})
     vocabulary: str = _setting("everyday", one_of("everyday", "english"))
-    vocabulary_size: int = _setting(1200, {"check": lambda v: 2 <= v <= 50_000, "expected": "2 to 50000"})
-    embeddings: str = _setting(BUNDLED_LLM, NOT_EMPTY)
+    vocabulary_size: int = _setting(830, {"check": lambda v: 2 <= v <= 50_000, "expected": "2 to 50000"})
+    embeddings: str = _setting(BUNDLED_MODEL, NOT_EMPTY)
     length: str = _setting("bucket", one_of("fixed", "bucket", "exact"))
     question_words: int = _setting(12, _AT_LEAST_1)
-    choice_words: int = _setting(2, _AT_LEAST_1)
+    choice_words: int = _setting(1, _AT_LEAST_1)
     choices: int = _setting(4, _AT_LEAST_0)
 
 
@@ -85,7 +83,7 @@ class LLMSettings:
     """The large language model on the server's side (``llm.*``)."""
 
     backend: str = _setting("local", one_of("local", "grpc"))
-    model: str = _setting(BUNDLED_LLM, NOT_EMPTY)
+    model: str = _setting(BUNDLED_MODEL, NOT_EMPTY)
     address: str = _setting("127.0.0.1:50061", NOT_EMPTY)
     instruction: str = _setting("")
     dtype: str = _setting("auto", one_of("auto", "float32", "bfloat16", "float16"))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pdss_fl.config import BUILT_IN_DATA, BUNDLED_LLM, IDENTITY, NOT_EMPTY, SCRATCH, RunSettings, checked, one_of
+from pdss_fl.bundled import BUNDLED_MODEL
+from pdss_fl.config import BUILT_IN_DATA, IDENTITY, NOT_EMPTY, SCRATCH, RunSettings, checked, one_of
 from pdss_fl.errors import PolicyRefusal, SettingError
 
 _REQUIRED = ("state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example")
@@ -32,7 +33,7 @@ class NodePolicy:
     max_epsilon_per_token: float
     max_epsilon_per_example: float
     allowed_mechanisms: tuple[str, ...] = ()
-    allowed_models: tuple[str, ...] = (SCRATCH, BUNDLED_LLM)
+    allowed_models: tuple[str, ...] = (SCRATCH, BUNDLED_MODEL)
     metrics: str = "full"
     simulated: bool = False
 

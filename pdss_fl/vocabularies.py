@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
+from safetensors.torch import load_file, save_file
 from wordfreq import top_n_list
 
-from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
+from pdss_fl.bundled import BUNDLED_MODEL, build_once, bundled_model_path, cache_directory
 from pdss_fl.config import PrivacySettings, RunSettings
 from pdss_fl.data.everyday import words as everyday_words
 from pdss_fl.data.prompts import PromptShape
 from pdss_fl.errors import SettingError
 from pdss_fl.privacy import Vocabulary, create_mechanism
 from pdss_fl.release import Perturber
-from pdss_fl.slm.embeddings import word_embeddings
+from pdss_fl.slm.embeddings import TEMPLATE, word_embeddings
 
+logger = logging.getLogger("pdss_fl.client")
+
+_FILE = "embeddings.safetensors"
 FALLBACK = "thing"  # what a name, a number or a foreign script counts as, before it is perturbed
 
 
@@ -46,10 +54,27 @@ def vocabulary_words(source: str, size: int) -> list[str]:
 
 @lru_cache(maxsize=4)
 def load_vocabulary(source: str, size: int, embeddings: str) -> Vocabulary:
-    """Build a public vocabulary with the word embeddings of a public model; kept in the process."""
-    model = str(bundled_model_path()) if embeddings == BUNDLED_MODEL else embeddings
+    """Return a public vocabulary with the word embeddings of a public model.
+
+    The embeddings are computed once and kept in the cache directory: a vocabulary that changed by a rounding
+    would be another one for the ledger, which then could not send stored text again.
+    """
     words = vocabulary_words(source, size)
-    return Vocabulary(words, word_embeddings(model, words), fallback=FALLBACK)
+    folder = cache_directory() / f"vocabulary-{_fingerprint(embeddings, words)}"
+
+    def build(fresh: Path) -> None:
+        logger.info("vocabulary: embedding %d words with %s, once", len(words), Path(embeddings).name)
+        model = str(bundled_model_path()) if embeddings == BUNDLED_MODEL else embeddings
+        save_file({"embeddings": word_embeddings(model, words)}, fresh / _FILE)
+
+    table = load_file(build_once(folder, build) / _FILE)["embeddings"]
+    return Vocabulary(words, table, fallback=FALLBACK)
+
+
+def _fingerprint(model: str, words: list[str]) -> str:
+    """Name a model and words; a local model also by when its files were written."""
+    written = sorted(p.stat().st_mtime_ns for p in Path(model).iterdir()) if Path(model).is_dir() else []
+    return hashlib.sha256(json.dumps([model, TEMPLATE, words, written]).encode()).hexdigest()[:24]
 
 
 def load_perturber(settings: RunSettings, mechanism: str, noise_seed: int | None = None) -> Perturber:

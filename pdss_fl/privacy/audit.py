@@ -1,4 +1,4 @@
-"""What a context-free mechanism's epsilon really is, from its matrix of probabilities."""
+"""What the epsilon of a context-free mechanism really is, from its matrix of probabilities."""
 
 from __future__ import annotations
 
@@ -7,16 +7,26 @@ from torch import Tensor
 
 
 def exact_epsilon(log_prob: Tensor) -> float:
-    """Return the worst-case log-ratio over all pairs of inputs and all outputs, in nats.
-
-    max over y of (max over x of ln P(y | x) - min over x of ln P(y | x)). It is infinite where an output is
-    possible for one input and impossible for another.
+    """Return max over y of (max over x of ln P(y|x) - min over x of ln P(y|x)), in nats.
 
     Parameters
     ----------
     log_prob : Tensor, shape (V, V)
-        Row an input, as ``PrivacyMechanism.log_prob`` returns it.
+        Row = input, as ``PrivacyMechanism.log_prob`` returns it. Rows for all inputs that can occur must be
+        there: a missing one can be the worst.
+
+    Returns
+    -------
+    float
+        The smallest epsilon of pure LDP; infinity where an output is possible for one input only.
+
+    Raises
+    ------
+    ValueError
+        If an entry is NaN, which is no probability.
     """
-    high, low = log_prob.max(dim=0).values, log_prob.min(dim=0).values
-    possible = high > -torch.inf
+    high, low = log_prob.amax(dim=0).double(), log_prob.amin(dim=0).double()
+    if low.isnan().any():
+        raise ValueError("the matrix of log-probabilities holds NaN")
+    possible = high > -torch.inf  # an output that no input leads to tells nothing
     return float((high[possible] - low[possible]).max())

@@ -1,27 +1,33 @@
-"""No perturbation at all: the non-private bound that a comparison needs."""
+"""No perturbation: the non-private bound that a comparison needs."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pdss_fl.privacy.mechanism import PrivacyGuarantee, PrivacyMechanism, register_mechanism
+from pdss_fl.privacy.vocabulary import Vocabulary
 
 
 @register_mechanism("identity")
 class Identity(PrivacyMechanism):
-    """Releases every word as it is; a node allows it by name or it is refused."""
+    """Releases every token as it is; takes the parameters of all mechanisms and ignores them."""
+
+    def __init__(self, vocabulary: Vocabulary, **_ignored: Any) -> None:
+        self.vocabulary = vocabulary
 
     @property
     def guarantee(self) -> PrivacyGuarantee:
-        """Nothing."""
-        return PrivacyGuarantee("none", math.inf, 0.0, "token", "Words are released as they are; nothing is protected.")
+        """None."""
+        return PrivacyGuarantee("none", math.inf, 0.0, "token", "Nothing is protected: words are released as they are.")
 
     @property
     def parameters(self) -> str:
-        """The vocabulary's size; there is nothing else."""
+        """The size of the vocabulary."""
         return f"vocabulary={len(self.vocabulary)}"
 
     @property
@@ -30,5 +36,9 @@ class Identity(PrivacyMechanism):
         return 1.0
 
     def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
-        """Return the ids; see the base class."""
-        return ids.clone()
+        """Return a copy of the ids."""
+        return self.vocabulary.checked(ids).clone()
+
+    def log_prob(self) -> Tensor:
+        """Return zeros on the diagonal and minus infinity elsewhere."""
+        return torch.eye(len(self.vocabulary), dtype=torch.float64).log()

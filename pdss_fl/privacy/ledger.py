@@ -1,8 +1,8 @@
-"""What every example has spent, in a file on the client, written before anything is released.
+"""What every example has spent, in a file on the client that is written before anything is released.
 
-One JSON object a line, appended and synced under a lock: charge and released text are one record, so
-that neither exists without the other. A line that a crash tore was never released and is ignored; any
-other damage stops the client, because a forgotten charge would let an example be released twice.
+One line a release, a JSON object with the charge and the released text, so that neither can be there
+without the other. A line that a crash cut off was never released and is dropped. Any other damage stops
+the client: a forgotten charge would let an example be released above its limit.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from pdss_fl.errors import StoreError
+
+_LOCK_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,13 @@ class Charge:
     example : str
         Hash of the example's content.
     person : str | None
-        Whom the example is about; kept as a hash.
+        Whom it is about; the file holds a hash of it.
     recipe : str
-        Everything the released text depends on besides the example: mechanism, parameters, vocabulary, lengths.
+        All that the released text depends on besides the example: mechanism, parameters, vocabulary, length.
     epsilon, delta : float
-        Of the whole document; infinity for a mechanism without a guarantee.
+        Of the whole document; infinity where nothing is guaranteed.
     payload : dict
-        The released text, as JSON.
+        The released text, a JSON object.
     """
 
     example: str
@@ -48,135 +50,191 @@ class Charge:
     delta: float
     payload: dict[str, Any]
 
+    def __post_init__(self) -> None:
+        if not (self.epsilon >= 0 and 0 <= self.delta < 1):
+            raise ValueError(f"a charge of epsilon {self.epsilon} and delta {self.delta} makes no sense")
+
+
+@dataclass
+class _Totals:
+    """What the lines of a ledger add up to; persons are hashed."""
+
+    payloads: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    example: dict[str, float] = field(default_factory=dict)
+    person: dict[str, float] = field(default_factory=dict)
+    persons_of: dict[str, set[str]] = field(default_factory=dict)
+
+    def join(self, example: str, person: str | None) -> None:
+        """Count an example to a person, with what it has spent before."""
+        persons = self.persons_of.setdefault(example, set())
+        if person is not None and person not in persons:
+            persons.add(person)
+            self.person[person] = self.person.get(person, 0.0) + self.example.get(example, 0.0)
+
+    def allows(self, line: dict[str, Any], limit: float) -> bool:
+        """Say whether a line is a new release that takes neither the example nor a person above the limit."""
+        if (line["example"], line["recipe"]) in self.payloads:
+            return False
+        self.join(line["example"], line["person"])
+        spent = [self.example.get(line["example"], 0.0)]
+        spent += [self.person[person] for person in self.persons_of[line["example"]]]
+        return all(total + _epsilon(line) <= limit for total in spent)
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Count one line of the file."""
+        example, epsilon = line["example"], _epsilon(line)
+        self.join(example, line["person"])
+        self.payloads[example, line["recipe"]] = line["released"]
+        self.example[example] = self.example.get(example, 0.0) + epsilon
+        for person in self.persons_of[example]:
+            self.person[person] += epsilon
+
 
 class Ledger:
-    """Append-only record of releases, cumulative over runs.
+    """Append-only record of releases; limits what an example, and a person, spends over all runs.
 
     Parameters
     ----------
     path : Path
         The file; made if missing, readable by its owner only.
     max_epsilon_per_example : float
-        What an example, and all examples of one person together, may spend in total (basic composition).
+        In nats, for an example, and for all examples of a person together, by basic composition. Only an
+        infinite limit lets through what has no guarantee.
 
     Raises
     ------
     StoreError
-        If the file cannot be written or is damaged, before any work; names ``state-dir``.
+        Here, before any work, and in every method: the file cannot be written (names ``state-dir``), is
+        damaged, or another process does not let go of it.
     """
 
     def __init__(self, path: Path, max_epsilon_per_example: float) -> None:
         self.path, self.limit = path, max_epsilon_per_example
-        self._lock = FileLock(f"{path}.lock")
-        self._stored: dict[tuple[str, str], dict[str, Any]] = {}
-        self._spent: dict[str, float] = {}
-        self._read_to = 0
-        with self._locked():
-            pass
+        self._lock = FileLock(f"{path}.lock", timeout=_LOCK_SECONDS)
+        self._totals, self._read = _Totals(), (0, 0, 0)
+        with _reported(path):
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            path.chmod(0o600)
+            _sync_directory(path.parent)
+        self._current()
 
     def lookup(self, example: str, recipe: str) -> dict[str, Any] | None:
-        """Return what was released of an example under a recipe; sending it again costs nothing."""
-        return self._stored.get((example, recipe))
+        """Return what was released of an example under a recipe; to send it again costs nothing."""
+        return self._current().payloads.get((example, recipe))
 
     def spent(self, example: str) -> float:
-        """Return the epsilon that an example has spent over all recipes and runs."""
-        return self._spent.get(example, 0.0)
+        """Return the epsilon of an example over all recipes and runs."""
+        return self._current().example.get(example, 0.0)
 
     def spent_by_person(self, person: str) -> float:
-        """Return the epsilon that all examples of a person have spent together."""
-        return self._spent.get(_person_key(person), 0.0)
+        """Return the epsilon of all examples of a person together."""
+        return self._current().person.get(_hashed(person), 0.0)
 
     def charge(self, charges: Sequence[Charge]) -> list[bool]:
-        """Write the charges that the limit allows, all in one append, and say which.
+        """Write every charge that stays within the limit, all in one append, and say which were written.
 
-        What another process has written in the meantime counts. A charge for something that is stored
-        already is refused; use ``lookup``.
+        What another process wrote in the meantime counts. What is stored already is refused as well: use
+        ``lookup``. When this returns, the accepted ones are on disk and may be released.
         """
-        with self._locked():
-            accepted = [self._accept(charge) for charge in charges]
-            lines = [_line(charge) for charge, ok in zip(charges, accepted, strict=True) if ok]
+        accepted, lines = [], []
+        with _reported(self.path), self._lock:
+            totals, end = self._parse()
+            for line in map(_line, charges):
+                accepted.append(totals.allows(line, self.limit))
+                if accepted[-1]:
+                    totals.add(line)
+                    lines.append(json.dumps(line) + "\n")
             if lines:
-                self._append("".join(lines).encode())
+                self._append("".join(lines).encode(), end)
         return accepted
 
-    def _accept(self, charge: Charge) -> bool:
-        """Take a charge into the totals if it fits; the caller writes it before anything is released."""
-        if math.isnan(charge.epsilon) or charge.epsilon < 0:
-            raise ValueError(f"a charge of epsilon {charge.epsilon} makes no sense")
-        known = (charge.example, charge.recipe) in self._stored
-        keys = [charge.example] + ([_person_key(charge.person)] if charge.person is not None else [])
-        if known or any(self._spent.get(key, 0.0) + charge.epsilon > self.limit for key in keys):
-            return False
-        self._record(charge.example, keys[1:], charge.recipe, charge.epsilon, charge.payload)
-        return True
+    def _current(self) -> _Totals:
+        with _reported(self.path):
+            if self._read != self._stamp():
+                with self._lock:  # nobody is between writing and syncing
+                    self._read = self._stamp()
+                    self._totals, _ = self._parse()
+        return self._totals
 
-    def _record(
-        self, example: str, person_keys: Sequence[str], recipe: str, epsilon: float, payload: dict[str, Any]
-    ) -> None:
-        self._stored[example, recipe] = payload
-        for key in (example, *person_keys):
-            self._spent[key] = self._spent.get(key, 0.0) + epsilon
+    def _stamp(self) -> tuple[int, int, int]:
+        found = self.path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the lock with the file read to its end and closed by a newline."""
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock:
-                os.close(os.open(self.path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
-                self._catch_up()
-                yield
-        except OSError as err:
-            raise StoreError(
-                "the ledger below this node's state-dir cannot be written: free space or correct its permissions",
-                f"{self.path}: {err}",
-            ) from None
+    def _parse(self) -> tuple[_Totals, int]:
+        """Return the file's totals, and where its last whole line ends."""
+        data, totals = self.path.read_bytes(), _Totals()
+        end = data.rfind(b"\n") + 1
+        for number, text in enumerate(data[:end].split(b"\n")[:-1], start=1):
+            try:
+                totals.add(_checked(json.loads(text)))
+            except (ValueError, TypeError, KeyError) as err:
+                raise StoreError(
+                    f"line {number} of the ledger below this node's state-dir is damaged; restore it from "
+                    "a backup, since without it nobody knows what was spent",
+                    f"{self.path}: {type(err).__name__}",
+                ) from None
+        return totals, end
 
-    def _catch_up(self) -> None:
-        """Read what was appended since the last time; cut off a line that a crash tore."""
+    def _append(self, data: bytes, end: int) -> None:
         with open(self.path, "r+b") as file:
-            file.seek(self._read_to)
-            content = file.read()
-            whole = content[: content.rfind(b"\n") + 1]
-            if len(whole) < len(content):
-                file.truncate(self._read_to + len(whole))
-        for number, line in enumerate(whole.splitlines(), start=1):
-            self._take(line, number)
-        self._read_to += len(whole)
-
-    def _take(self, line: bytes, number: int) -> None:
-        try:
-            row = json.loads(line)
-            epsilon = math.inf if row["epsilon"] is None else float(row["epsilon"])
-            person_keys = [row["person"]] if row["person"] is not None else []
-            self._record(row["example"], person_keys, row["recipe"], epsilon, row["released"])
-        except (ValueError, KeyError, TypeError) as err:
-            raise StoreError(
-                "the ledger below this node's state-dir is damaged; restore it from a backup, since starting a new "
-                "one would forget what was spent",
-                f"{self.path}, entry {number} after byte {self._read_to}: {type(err).__name__}",
-            ) from None
-
-    def _append(self, data: bytes) -> None:
-        with open(self.path, "ab") as file:
+            file.truncate(end)  # a line that a crash cut off
+            file.seek(end)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        self._read_to += len(data)
 
 
-def _line(charge: Charge) -> str:
-    row = {
+def _line(charge: Charge) -> dict[str, Any]:
+    return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "example": charge.example,
-        "person": _person_key(charge.person) if charge.person is not None else None,
+        "person": None if charge.person is None else _hashed(charge.person),
         "recipe": charge.recipe,
-        "epsilon": charge.epsilon if math.isfinite(charge.epsilon) else None,
+        "epsilon": charge.epsilon if math.isfinite(charge.epsilon) else None,  # JSON has no infinity
         "delta": charge.delta,
         "released": charge.payload,
     }
-    return json.dumps(row, ensure_ascii=True) + "\n"
 
 
-def _person_key(person: str) -> str:
+def _checked(line: dict[str, Any]) -> dict[str, Any]:
+    """Return a line of the file if it can be counted, else raise like a line that is no JSON object."""
+    texts = (line["example"], line["recipe"], line["person"] or "")
+    whole = all(isinstance(text, str) for text in texts) and isinstance(line["released"], dict)
+    if not (whole and _epsilon(line) >= 0):  # NaN is not
+        raise ValueError
+    return line
+
+
+def _epsilon(line: dict[str, Any]) -> float:
+    return math.inf if line["epsilon"] is None else float(line["epsilon"])
+
+
+def _hashed(person: str) -> str:
     return "person:" + hashlib.sha256(person.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the entry of a new file last; a ledger lost in a power cut would forget what was spent."""
+    if os.name == "posix":  # elsewhere a directory cannot be opened
+        directory = os.open(path, os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+
+
+@contextmanager
+def _reported(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Timeout:
+        raise StoreError(
+            f"another process has held the ledger below this node's state-dir for {_LOCK_SECONDS:g} seconds: "
+            "end it, or give each SuperNode a state-dir of its own",
+            str(path),
+        ) from None
+    except OSError as err:
+        raise StoreError(
+            "the ledger below this node's state-dir cannot be written or read: free space, correct its "
+            "permissions, or name another state-dir",
+            str(err),
+        ) from None

@@ -21,16 +21,19 @@ ENTRY_POINTS = "pdss_fl.mechanisms"
 
 @dataclass(frozen=True)
 class PrivacyGuarantee:
-    """What one release of a mechanism promises.
+    """What one release promises.
 
     Parameters
     ----------
     kind : str
-        One of ``KINDS``; ``none`` promises nothing.
-    epsilon, delta : float
-        In nats; infinity for ``none``.
+        One of ``KINDS``. ``pure-ldp`` and ``approximate-ldp`` hold for any two inputs; ``metric-ldp`` by
+        their distance; ``partition-ldp`` within a public class of inputs only; ``none`` promises nothing.
+    epsilon : float
+        In nats, at least 0; finite for the two kinds that hold for any two inputs.
+    delta : float
+        In [0, 1); 0 for ``pure-ldp``.
     unit : str
-        ``token`` or ``document``: what two inputs may differ in.
+        ``token`` or ``document``: what a release is of.
     statement : str
         One sentence that says what is protected and what is not.
     """
@@ -42,10 +45,17 @@ class PrivacyGuarantee:
     statement: str
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS or self.unit not in ("token", "document"):
-            raise ValueError(f"kind {self.kind!r} or unit {self.unit!r} is unknown")
-        if math.isnan(self.epsilon) or self.epsilon < 0 or not 0 <= self.delta < 1:
-            raise ValueError(f"epsilon {self.epsilon} or delta {self.delta} is out of range")
+        if self.kind not in KINDS or self.unit not in ("token", "document") or not self.statement:
+            raise ValueError(f"a guarantee of kind {self.kind!r} and unit {self.unit!r} is unknown or has no statement")
+        if not (self.epsilon >= 0 and 0 <= self.delta < 1):
+            raise ValueError(f"epsilon {self.epsilon} or delta {self.delta} of a guarantee is out of range")
+        if (self.for_any_inputs and math.isinf(self.epsilon)) or (self.kind == "pure-ldp" and self.delta > 0):
+            raise ValueError(f"epsilon {self.epsilon} and delta {self.delta} are no guarantee of kind {self.kind}")
+
+    @property
+    def for_any_inputs(self) -> bool:
+        """Whether epsilon and delta bound any two inputs, so that they add up over releases."""
+        return self.kind in ("pure-ldp", "approximate-ldp")
 
 
 @dataclass(frozen=True)
@@ -59,99 +69,155 @@ class DocumentGuarantee:
 
 
 class PrivacyMechanism(ABC):
-    """Replaces the tokens of a text, each by itself, under a guarantee.
+    """Replaces the tokens of a text under a guarantee.
 
-    A subclass is made as ``Mechanism(vocabulary, epsilon=..., neighbours=...)``, may ignore either
-    number, is registered with ``register_mechanism`` or through the entry-point group
-    ``pdss_fl.mechanisms``, and is checked with ``pdss_fl.testing.check_mechanism``.
+    A subclass is registered with ``register_mechanism`` or through the entry-point group
+    ``pdss_fl.mechanisms``, and proves itself with ``pdss_fl.testing.check_mechanism``.
+
+    Parameters
+    ----------
+    vocabulary : Vocabulary
+        The V tokens that go in and come out.
+    epsilon : float
+        In nats per token, finite, above 0.
+    neighbours : int
+        Size of a token's nearest set, at least 1; taken as V-1 where it is larger.
+
+    Raises
+    ------
+    SettingError
+        Naming ``privacy.epsilon`` or ``privacy.neighbours``.
     """
 
     name: ClassVar[str] = ""
 
     def __init__(self, vocabulary: Vocabulary, *, epsilon: float, neighbours: int) -> None:
+        if not (math.isfinite(epsilon) and epsilon > 0):
+            raise SettingError(f"privacy.epsilon = {epsilon!r}: expected a finite number above 0")
+        if neighbours < 1:
+            raise SettingError(f"privacy.neighbours = {neighbours!r}: expected at least 1")
         self.vocabulary = vocabulary
+        self.epsilon = float(epsilon)
+        self.neighbours = min(neighbours, len(vocabulary) - 1)
 
     @property
     @abstractmethod
     def guarantee(self) -> PrivacyGuarantee:
-        """What one released token promises."""
-
-    @property
-    @abstractmethod
-    def parameters(self) -> str:
-        """The public parameters in a readable form."""
-
-    @property
-    @abstractmethod
-    def kept_tokens(self) -> float:
-        """The expected share of tokens that come out as they went in."""
+        """What one release promises."""
 
     @abstractmethod
     def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
-        """Replace every token independently.
+        """Replace tokens.
 
         Parameters
         ----------
-        ids : Tensor, shape (n,), int64
-            Token ids, 0 .. V-1; how often a token occurs does not matter.
+        ids : LongTensor, shape (n,)
+            Token ids within 0 .. V-1.
         generator : numpy.random.Generator | None (default: None)
             For simulation only; by default the operating system's entropy decides.
 
         Returns
         -------
         LongTensor, shape (n,)
+            Token ids within 0 .. V-1.
         """
 
     def log_prob(self) -> Tensor:
-        """Return the exact log-probabilities, float64 of shape (V, V), a row an input.
+        """Return the exact log-probabilities of a token, float64 of shape (V, V), row = input.
 
         Raises
         ------
         NotImplementedError
             With the reason, where no such matrix exists.
         """
-        raise NotImplementedError(f"{self.name} states no matrix of probabilities")
+        raise NotImplementedError(f"mechanism {self.name!r} states no matrix of probabilities")
+
+    @property
+    def kept_tokens(self) -> float:
+        """The share of tokens that are expected to come out unchanged, every word equally likely."""
+        return float(self.log_prob().diagonal().exp().mean())
+
+    @property
+    def parameters(self) -> str:
+        """All that the mechanism depends on besides its name and the words, in public and exactly.
+
+        A stored release is sent again under equal parameters, so unequal ones must read differently.
+        """
+        epsilon = repr(self.epsilon).removesuffix(".0")
+        return f"epsilon={epsilon} neighbours={self.neighbours} vocabulary={len(self.vocabulary)}"
 
     def compose(self, tokens: int, delta: float) -> DocumentGuarantee:
-        """Return the guarantee of a document of ``tokens`` tokens: basic composition, which always holds."""
-        return DocumentGuarantee(tokens * self.guarantee.epsilon, 0.0, tokens, "basic composition")
+        """Return what a document of ``tokens`` tokens is worth, here by basic composition.
+
+        Parameters
+        ----------
+        tokens : int
+            At least 0.
+        delta : float
+            In [0, 1): what a better composition may spend; basic composition spends only the tokens' own.
+        """
+        guarantee = self.guarantee
+        if not guarantee.for_any_inputs:  # a distance or a class of inputs does not add up to a document
+            return DocumentGuarantee(math.inf, 0.0, tokens, f"none for kind {guarantee.kind}")
+        if guarantee.unit == "document":
+            return DocumentGuarantee(guarantee.epsilon, guarantee.delta, tokens, "one release a document")
+        return DocumentGuarantee(tokens * guarantee.epsilon, tokens * guarantee.delta, tokens, "basic composition")
 
 
 _M = TypeVar("_M", bound=type[PrivacyMechanism])
-_registry: dict[str, type[PrivacyMechanism]] = {}
+_registered: dict[str, type[PrivacyMechanism]] = {}
 
 
 def register_mechanism(name: str) -> Callable[[_M], _M]:
-    """Return a class decorator that makes a mechanism known under ``name``; a name is taken once."""
+    """Return a class decorator that registers a mechanism; raises ``SettingError`` if the name is taken."""
 
     def register(mechanism: _M) -> _M:
-        if _registry.get(name, mechanism) is not mechanism:
-            raise SettingError(f"a mechanism named {name!r} is registered already: choose another name")
+        if _registered.get(name, mechanism) is not mechanism:
+            raise SettingError(f"a mechanism {name!r} is registered already; choose another name")
         mechanism.name = name
-        _registry[name] = mechanism
+        _registered[name] = mechanism
         return mechanism
 
     return register
 
 
 def available_mechanisms() -> list[str]:
-    """Return the names of all mechanisms, those of installed packages included."""
-    return sorted({*_registry, *(point.name for point in entry_points(group=ENTRY_POINTS))})
+    """Return the names of all mechanisms, those that installed packages announce included, sorted."""
+    return sorted({*_registered, *entry_points(group=ENTRY_POINTS).names})
 
 
 def create_mechanism(name: str, vocabulary: Vocabulary, **parameters: Any) -> PrivacyMechanism:
-    """Make a mechanism by its name; raises ``SettingError`` naming ``privacy.mechanism`` if unknown."""
-    if name not in _registry:
-        for point in entry_points(group=ENTRY_POINTS, name=name):
-            register_mechanism(name)(point.load())
-    if name not in _registry:
-        known = ", ".join(available_mechanisms())
-        raise SettingError(f"privacy.mechanism = {name!r} is unknown; choose one of {known}")
-    return _registry[name](vocabulary, **parameters)
+    """Return a mechanism by name.
+
+    Parameters
+    ----------
+    name : str
+        A registered name, or one that an installed package announces in the group ``pdss_fl.mechanisms``.
+    vocabulary : Vocabulary
+        The closed vocabulary.
+    **parameters : Any
+        ``epsilon`` and ``neighbours``, and whatever else the mechanism takes.
+
+    Raises
+    ------
+    SettingError
+        If the name is unknown, its package cannot be loaded, or a parameter is out of range.
+    """
+    if name not in _registered and name in entry_points(group=ENTRY_POINTS).names:
+        _load(name)
+    if name not in _registered:
+        raise SettingError(
+            f"privacy.mechanism = {name!r} is unknown; choose one of {', '.join(available_mechanisms())}"
+        )
+    return _registered[name](vocabulary, **parameters)
 
 
-def check_epsilon(epsilon: float) -> float:
-    """Return a finite epsilon above 0; raises ``SettingError`` naming ``privacy.epsilon`` otherwise."""
-    if not (math.isfinite(epsilon) and epsilon > 0):
-        raise SettingError(f"privacy.epsilon = {epsilon!r}: expected a finite number above 0")
-    return float(epsilon)
+def _load(name: str) -> None:
+    try:
+        mechanism = entry_points(group=ENTRY_POINTS)[name].load()
+    except Exception as err:  # importing someone else's package can raise anything
+        raise SettingError(
+            f"privacy.mechanism = {name!r}: the package that has it fails to load ({type(err).__name__})",
+            str(err),
+        ) from None
+    register_mechanism(name)(mechanism)

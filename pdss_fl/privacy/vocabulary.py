@@ -1,48 +1,67 @@
-"""A closed public vocabulary: every text becomes ids 0 .. V-1, so that a mechanism sees nothing else."""
+"""A closed public vocabulary: every text becomes ids 0 .. V-1, so a mechanism never sees anything else."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pdss_fl.errors import SettingError
 
 BLANK = "_"
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+"""What a filling word reads; ``split`` never yields it, so no private word can be one."""
+
 _SUFFIXES = (
     ("'s", ""),
     ("ies", "y"),
     ("es", ""),
     ("s", ""),
+    ("ied", "y"),
     ("ed", ""),
-    ("ed", "e"),
+    ("d", ""),
     ("ing", ""),
     ("ing", "e"),
 )
-_BLOCK = 1024
+_SHORTEST_STEM = 3
+_BLOCK_ROWS = 256
 
 
 class Vocabulary:
-    """Words with embeddings; both public and fixed before any private text is read.
+    """Public words with public embeddings, fixed before any private text is read.
 
     Parameters
     ----------
     tokens : Sequence[str]
-        Lower-case words, each once.
+        Lower-case whole words, each once, at least one.
     embeddings : Tensor, shape (words, d)
         One finite row a word; equal rows and zero rows are allowed.
     aliases : Mapping[str, str] | None (default: None)
-        Other words with the vocabulary word that stands for each.
+        Other words, each with the vocabulary word that stands for it.
     fallback : str | None (default: None)
-        What every unknown string becomes; the first token by default.
+        The word that every unknown string counts as; by default the first token.
     blanks : int (default: 8)
-        Number of filling words, the last ids. They all read ``_`` and are nearest to each other; a text is
-        filled up to a public length with them, and they are perturbed like any other word.
+        Number of filling words. They are the last ids, all read ``BLANK``, fill a text up to a public length,
+        and are perturbed like any other word. At least 2 ids are needed in all.
+
+    Attributes
+    ----------
+    tokens : tuple[str, ...]
+        The text of every id, length V: the words, then the blanks.
+    words : int
+        Number of ids that are not blanks.
+    sha256 : str
+        Names all of the above, in hexadecimal.
+
+    Raises
+    ------
+    SettingError
+        If a word or an embedding is not as described.
     """
 
     def __init__(
@@ -54,101 +73,143 @@ class Vocabulary:
         fallback: str | None = None,
         blanks: int = 8,
     ) -> None:
-        _check(tokens, embeddings)
-        self.words = len(tokens)
+        _check(tokens, embeddings, blanks)
+        aliases, fallback = aliases or {}, tokens[0] if fallback is None else fallback
+        own = {token: i for i, token in enumerate(tokens)}
+        unknown = next((word for word in (fallback, *aliases.values()) if word not in own), None)
+        if unknown is not None:
+            raise SettingError(f"privacy.vocabulary: fallback or alias {unknown!r} is not one of its words")
         self.tokens = (*tokens, *[BLANK] * blanks)
-        self.directions = _directions(embeddings.double(), blanks)
-        self._ids = {token: i for i, token in enumerate(tokens)}
-        self._fallback = self._known(fallback if fallback is not None else tokens[0], "fallback")
-        self._aliases = {word: self._known(token, "aliases") for word, token in (aliases or {}).items()}
+        self._ids = {alias: own[word] for alias, word in aliases.items()} | own
+        self._fallback, self.words = own[fallback], len(tokens)
+        self._directions = _directions(embeddings, blanks)
         self._neighbours: dict[int, Tensor] = {}
-        public = json.dumps([self.tokens, self._fallback, sorted(self._aliases.items())])
-        rows = self.directions.float().numpy().tobytes()
-        self.sha256 = hashlib.sha256(public.encode() + rows).hexdigest()
+        public = json.dumps([self.tokens, sorted(aliases.items()), fallback]).encode()
+        self.sha256 = hashlib.sha256(public + self._directions.tobytes()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def split(self, text: str) -> list[str]:
-        """Return the lower-case words of any string: runs of letters and digits, apostrophes inside."""
-        return _WORD.findall(text.lower().replace("’", "'"))
+    @staticmethod
+    def split(text: str) -> list[str]:
+        """Return the lower-case words of any string: letters, digits, and apostrophes inside a word."""
+        return _split(text)
 
-    def word_ids(self, words: Iterable[str]) -> Tensor:
-        """Return one id a word: its own, its alias's, its stem's, or the fallback's; shape (n,)."""
-        return torch.tensor([self._id(word) for word in words], dtype=torch.long)
+    def word_ids(self, words: Sequence[str]) -> Tensor:
+        """Return one id a word, shape (n,): its own, its alias's, its stem's, or the fallback's."""
+        return _long([self._word_id(word) for word in words])
 
     def encode(self, text: str) -> Tensor:
         """Return the ids of any string's words, shape (n,)."""
         return self.word_ids(self.split(text))
 
     def decode(self, ids: Tensor) -> list[str]:
-        """Return the words behind ids; every filling word reads ``_``."""
-        return [self.tokens[i] for i in ids.tolist()]
+        """Return the text of each id; raises ``ValueError`` for what is no id."""
+        return [self.tokens[i] for i in self.checked(ids).tolist()]
 
-    def blank_ids(self, count: int) -> Tensor:
-        """Return ``count`` ids of a filling word, shape (count,)."""
-        if count and self.words == len(self):
+    def blank_ids(self, n: int) -> Tensor:
+        """Return ``n`` ids of a filling word, shape (n,); raises ``ValueError`` if there is none."""
+        if n and self.words == len(self):
             raise ValueError("a vocabulary without filling words cannot fill a text")
-        return torch.full((count,), self.words, dtype=torch.long)
+        return _long([self.words] * n)
+
+    def checked(self, ids: Tensor) -> Tensor:
+        """Return ``ids`` if it is a LongTensor (n,) within 0 .. V-1; raises ``ValueError`` otherwise."""
+        if ids.dtype != torch.long or ids.ndim != 1:
+            raise ValueError(f"ids must be int64 of shape (n,), not {ids.dtype} of shape {tuple(ids.shape)}")
+        if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < len(self):
+            raise ValueError(f"ids must be within 0 .. {len(self) - 1}")
+        return ids
 
     def neighbours(self, k: int) -> Tensor:
-        """Return the k nearest ids of every id by cosine, itself first, shape (V, k); ties go to the lower id.
+        """Return the k ids nearest to every id by cosine, itself first, the lower id first on a tie.
 
-        ``k`` is 1 .. V-1. Rows have exactly k different members, whatever embeddings are equal or zero.
+        Parameters
+        ----------
+        k : int
+            At least 1; taken as V-1 where it is larger.
+
+        Returns
+        -------
+        LongTensor, shape (V, k)
+            k different ids a row, whatever embeddings are equal or zero. Kept for each k; do not write to it.
         """
-        if not 1 <= k < len(self):
-            raise ValueError(f"k = {k} is outside 1 to {len(self) - 1}")
+        k = min(k, len(self) - 1)
+        if k < 1:
+            raise SettingError(f"privacy.neighbours = {k}: expected at least 1")
         if k not in self._neighbours:
-            blocks = [self._nearest(start, k) for start in range(0, len(self), _BLOCK)]
-            self._neighbours[k] = torch.cat(blocks)
+            self._neighbours[k] = self._nearest(k)
         return self._neighbours[k]
 
-    def _nearest(self, start: int, k: int) -> Tensor:
-        ids = torch.arange(start, min(start + _BLOCK, len(self)))
-        # Rounded, so that equal embeddings tie and the order of summation does not decide; then the lower id wins.
-        similarity = torch.round(self.directions[ids] @ self.directions.T, decimals=8)
-        similarity -= 1e-13 * torch.arange(len(self), dtype=similarity.dtype)
-        similarity[torch.arange(len(ids)), ids] = 2.0
-        return torch.topk(similarity, k, dim=1).indices
+    def _nearest(self, k: int) -> Tensor:
+        size, directions = len(self), torch.from_numpy(self._directions).double()
+        ids = torch.arange(size)
+        blocks = []
+        for start in range(0, size, _BLOCK_ROWS):
+            rows = ids[start : start + _BLOCK_ROWS]
+            # Whole numbers, so that equal cosines stay equal however the product was computed, and made
+            # different by the id, so that every way of sorting finds the same ones; exact below 2^53.
+            keys = (directions[rows] @ directions.T).mul_(2**30).round_().mul_(size).sub_(ids)
+            keys[torch.arange(len(rows)), rows] = torch.inf
+            blocks.append(keys.topk(k, dim=1).indices)
+        return torch.cat(blocks)
 
-    def _id(self, word: str) -> int:
-        found = self._lookup(word)
-        if found is not None:
-            return found
-        for suffix, ending in _SUFFIXES:
-            if word.endswith(suffix) and len(word) > len(suffix) + 2:
-                found = self._lookup(word.removesuffix(suffix) + ending)
-                if found is not None:
-                    return found
-        return self._fallback
-
-    def _lookup(self, word: str) -> int | None:
-        return self._ids.get(word, self._aliases.get(word))
-
-    def _known(self, token: str, what: str) -> int:
-        if token not in self._ids:
-            raise SettingError(f"the vocabulary's {what} name {token!r}, which is not one of its words")
-        return self._ids[token]
+    def _word_id(self, word: str) -> int:
+        stems = (
+            word.removesuffix(suffix) + ending
+            for suffix, ending in _SUFFIXES
+            if word.endswith(suffix) and len(word) - len(suffix) >= _SHORTEST_STEM
+        )
+        return next((self._ids[form] for form in (word, *stems) if form in self._ids), self._fallback)
 
 
-def _check(tokens: Sequence[str], embeddings: Tensor) -> None:
-    if not tokens or len(set(tokens)) != len(tokens) or not all(t and t == t.lower() for t in tokens):
-        raise SettingError("the vocabulary's words must be lower-case, not empty, and each there once")
-    if BLANK in tokens:
-        raise SettingError(f"the vocabulary holds {BLANK!r}, which is the filling word's text")
+def _split(text: str) -> list[str]:
+    text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    words = (word.strip("'") for word in "".join(c if _in_word(c) else " " for c in text).split())
+    return [word for word in words if any(c.isalnum() for c in word)]
+
+
+def _in_word(character: str) -> bool:
+    # Marks (category M) belong to letters: many scripts write their vowels as marks.
+    return character.isalnum() or character == "'" or unicodedata.category(character).startswith("M")
+
+
+def _long(values: list[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.long)
+
+
+def _check(tokens: Sequence[str], embeddings: Tensor, blanks: int) -> None:
+    if not tokens or blanks < 0 or len(tokens) + blanks < 2:
+        raise SettingError(
+            f"privacy.vocabulary: {len(tokens)} words and {blanks} blanks; expected at least 2 words in all"
+        )
+    odd = next((token for token in tokens if _split(token) != [token]), None)
+    if odd is not None:
+        raise SettingError(f"privacy.vocabulary: {odd!r} is not one lower-case word of letters and digits")
+    if len(set(tokens)) != len(tokens):
+        twice = next(token for i, token in enumerate(tokens) if token in tokens[:i])
+        raise SettingError(f"privacy.vocabulary: {twice!r} stands there twice; name each word once")
     if embeddings.ndim != 2 or len(embeddings) != len(tokens):
         raise SettingError(
-            f"the vocabulary's {len(tokens)} words need as many embedding rows; found shape {tuple(embeddings.shape)}"
+            f"privacy.embeddings: shape {tuple(embeddings.shape)}; expected one row for each of "
+            f"the vocabulary's {len(tokens)} words"
         )
-    if not bool(torch.isfinite(embeddings).all()):
-        raise SettingError("the vocabulary's embeddings hold NaN or infinity")
+    if not torch.isfinite(embeddings).all():
+        raise SettingError("privacy.embeddings: NaN or infinity among the vocabulary's embeddings; use another model")
 
 
-def _directions(embeddings: Tensor, blanks: int) -> Tensor:
-    """Centre and normalise the words; give the blanks a dimension of their own, at a right angle to all."""
-    centred = embeddings - embeddings.mean(dim=0)
-    unit = centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    words = torch.cat([unit, torch.zeros(len(unit), 1, dtype=unit.dtype)], dim=1)
-    filling = torch.zeros(blanks, words.shape[1], dtype=unit.dtype)
+def _directions(embeddings: Tensor, blanks: int) -> NDArray[np.float32]:
+    """Return centred unit rows with one more dimension, which is 0 for words and 1 for blanks.
+
+    Blanks are thus nearest to each other, by the same cosine as all others. numpy adds up in one thread, so
+    the same embeddings give the same bytes.
+    """
+    rows = embeddings.detach().cpu().double().numpy()
+    rows = rows / max(np.abs(rows).max(initial=0.0), np.finfo(np.float64).tiny)
+    rows = rows - rows.mean(axis=0)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 1e-12)  # below: rounding, no direction
+    words = np.pad(unit, ((0, 0), (0, 1)))
+    filling = np.zeros((blanks, words.shape[1]))
     filling[:, -1] = 1.0
-    return torch.cat([words, filling])
+    return np.concatenate([words, filling]).astype(np.float32)

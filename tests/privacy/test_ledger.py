@@ -1,126 +1,269 @@
-"""A charge is never forgotten: over instances, processes, crashes and damage."""
+"""What was spent is on disk before a release, adds up over runs and processes, and is never forgotten."""
 
 from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
+import multiprocessing
+import os
+import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from pdss_fl.errors import StoreError
 from pdss_fl.privacy import Charge, Ledger
 
-ROOT = Path(__file__).parent.parent.parent
+PAYLOAD: dict[str, Any] = {"question": ["a", "_"], "choices": [["b"], ["c"]], "order": [1, None, 0]}
 
 
-def charge(example: str = "e1", epsilon: float = 3.0, recipe: str = "r1", person: str | None = None) -> Charge:
-    return Charge(example, person, recipe, epsilon, 1e-5, {"question": ["a", example]})
+def a_charge(
+    example: str = "e1", epsilon: float = 1.0, person: str | None = None, recipe: str = "r1", **payload: Any
+) -> Charge:
+    return Charge(example, person, recipe, epsilon, 1e-5, payload or PAYLOAD)
 
 
-def ledger(folder: Path, limit: float = 10.0) -> Ledger:
-    return Ledger(folder / "ledger.jsonl", limit)
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "ledger.jsonl"
 
 
-def test_charges_outlive_the_process_and_stored_text_is_free(tmp_path: Path) -> None:
-    assert ledger(tmp_path).charge([charge()]) == [True]
-    again = ledger(tmp_path)
-    assert again.spent("e1") == 3.0
-    assert again.lookup("e1", "r1") == {"question": ["a", "e1"]}
-    assert again.lookup("e1", "r2") is None
-    assert again.charge([charge()]) == [False], "what is stored is looked up, not paid twice"
-    assert again.spent("e1") == 3.0
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_limit_stops_the_example_and_not_the_others(tmp_path: Path) -> None:
-    book = ledger(tmp_path)
-    asked = [charge(recipe=f"r{i}") for i in range(4)] + [charge("e2")]
-    assert book.charge(asked) == [True, True, True, False, True]
-    assert book.spent("e1") == 9.0
+def test_a_release_is_stored_for_a_free_second_sending(path: Path) -> None:
+    ledger = Ledger(path, 10.0)
+    assert ledger.lookup("e1", "r1") is None
+    assert ledger.charge([a_charge()]) == [True]
+    for reader in (ledger, Ledger(path, 10.0)):
+        assert reader.lookup("e1", "r1") == PAYLOAD
+        assert reader.lookup("e1", "r2") is None
+        assert reader.lookup("e2", "r1") is None
+        assert reader.spent("e1") == 1.0
+        assert reader.spent("e2") == 0.0
+    assert ledger.charge([a_charge()]) == [False], "what is stored is looked up, not paid for again"
+    assert len(lines(path)) == 1
 
 
-def test_a_person_is_limited_over_all_examples(tmp_path: Path) -> None:
-    book = ledger(tmp_path)
-    assert book.charge([charge(f"e{i}", 4.0, person="Ann") for i in range(3)]) == [True, True, False]
-    assert ledger(tmp_path).spent_by_person("Ann") == 8.0
-    assert book.charge([charge("e9", 4.0, person="Bob")]) == [True]
-    assert "Ann" not in (tmp_path / "ledger.jsonl").read_text()
+def test_a_line_holds_charge_and_release_together(path: Path) -> None:
+    Ledger(path, math.inf).charge([a_charge(epsilon=2.5, person="Ada Lovelace")])
+    (line,) = lines(path)
+    assert set(line) == {"time", "example", "person", "recipe", "epsilon", "delta", "released"}
+    assert (line["epsilon"], line["delta"], line["released"]) == (2.5, 1e-5, PAYLOAD)
+    assert line["time"].endswith("+00:00")
+    assert "Ada" not in path.read_text()
 
 
-def test_an_infinite_charge_needs_an_infinite_limit(tmp_path: Path) -> None:
-    assert ledger(tmp_path).charge([charge(epsilon=math.inf)]) == [False]
-    assert ledger(tmp_path, math.inf).charge([charge(epsilon=math.inf)]) == [True]
-    assert ledger(tmp_path, math.inf).spent("e1") == math.inf
-    assert ledger(tmp_path).charge([charge(recipe="r2")]) == [False]
+def test_the_file_is_the_owners_alone(path: Path) -> None:
+    Ledger(path, 1.0)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    Ledger(path, 1.0)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("epsilon", [math.nan, -1.0])
-def test_a_charge_without_meaning_is_refused(tmp_path: Path, epsilon: float) -> None:
-    with pytest.raises(ValueError, match="makes no sense"):
-        ledger(tmp_path).charge([charge(epsilon=epsilon)])
-
-
-@settings(max_examples=30, deadline=None)
-@given(cut=st.integers(1, 10_000))
-def test_a_crash_at_any_byte_of_a_write_forgets_nothing_that_was_released(
-    tmp_path_factory: pytest.TempPathFactory, cut: int
-) -> None:
-    folder = tmp_path_factory.mktemp("crash")
-    book = ledger(folder)
-    book.charge([charge("before")])
-    path = folder / "ledger.jsonl"
-    before = path.read_bytes()
-    book.charge([charge("torn", 4.0), charge("torn2", 4.0)])
-    after = path.read_bytes()
-    path.write_bytes(after[: len(before) + cut % (len(after) - len(before))])
-    survivor = ledger(folder)
-    assert survivor.spent("before") == 3.0
-    for example in ("torn", "torn2"):
-        assert survivor.spent(example) in (0.0, 4.0)
-        assert (survivor.lookup(example, "r1") is None) == (survivor.spent(example) == 0.0)
-    assert survivor.charge([charge("later")]) == [True]
-    assert ledger(folder).spent("later") == 3.0
-    assert all(json.loads(line) for line in path.read_text().splitlines())
-
-
-@pytest.mark.parametrize("damage", [b"{}\n", b"garbage\n", b'{"example": "e1"}\n', b"\n"])
-def test_damage_before_the_end_stops_the_client(tmp_path: Path, damage: bytes) -> None:
-    ledger(tmp_path).charge([charge()])
-    path = tmp_path / "ledger.jsonl"
-    path.write_bytes(damage + path.read_bytes())
-    with pytest.raises(StoreError, match="damaged; restore it") as refusal:
-        ledger(tmp_path)
-    assert str(tmp_path) not in refusal.value.public
-
-
-def test_a_ledger_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="state-dir"):
-        Ledger(tmp_path / "file" / "ledger.jsonl", 1.0)
-
-
-def test_only_its_owner_reads_it(tmp_path: Path) -> None:
-    ledger(tmp_path).charge([charge()])
-    assert (tmp_path / "ledger.jsonl").stat().st_mode & 0o077 == 0
-
-
-def test_processes_that_charge_at_once_do_not_pass_the_limit_together(tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from pdss_fl.privacy import Charge, Ledger\n"
-        "book = Ledger(Path(sys.argv[1]), 10.0)\n"
-        "sys.stdin.readline()\n"
-        "ok = [book.charge([Charge('e', None, f'{sys.argv[2]}-{i}', 1.0, 0.0, {})])[0] for i in range(8)]\n"
-        "print(sum(ok))\n"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "ledger.jsonl")]
-    processes = [
-        subprocess.Popen([*command, str(i)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for i in range(3)
+def test_an_exhausted_budget_stops_the_example_and_not_the_others(path: Path) -> None:
+    ledger = Ledger(path, 2.0)
+    batch = [a_charge(recipe=f"r{i}") for i in range(3)] + [
+        a_charge("e2", epsilon=2.0),
+        a_charge("e3", epsilon=2.1),
     ]
-    accepted = [int(process.communicate("go\n")[0]) for process in processes]
-    assert sum(accepted) == 10
-    assert ledger(tmp_path).spent("e") == 10.0
+    assert ledger.charge(batch) == [True, True, False, True, False]
+    assert Ledger(path, 2.0).charge([a_charge(recipe="later"), a_charge("e2", 1e-9, recipe="r")]) == [
+        False,
+        False,
+    ]
+    assert ledger.lookup("e1", "r2") is None, "what was refused is not stored"
+    assert [ledger.spent(e) for e in ("e1", "e2", "e3")] == [2.0, 2.0, 0.0]
+    assert len(lines(path)) == 3
+
+
+def test_the_limit_is_the_nodes_at_the_time(path: Path) -> None:
+    Ledger(path, 5.0).charge([a_charge(epsilon=5.0)])
+    assert Ledger(path, 2.0).charge([a_charge(epsilon=0.5, recipe="r2")]) == [False]
+    assert Ledger(path, 6.0).charge([a_charge(epsilon=0.5, recipe="r2")]) == [True]
+
+
+def test_a_person_pays_for_all_of_their_examples(path: Path) -> None:
+    ledger = Ledger(path, 3.0)
+    batch = [
+        a_charge("e1", 2.0, "ada"),
+        a_charge("e2", 2.0, "ada"),
+        a_charge("e3", 1.0, "ada"),
+        a_charge("e4", 2.0, "bob"),
+    ]
+    assert ledger.charge(batch) == [True, False, True, True]
+    assert [ledger.spent_by_person(person) for person in ("ada", "bob", "eve")] == [3.0, 2.0, 0.0]
+    assert Ledger(path, 3.0).charge([a_charge("e5", 1.0, "ada"), a_charge("e6", 1.0)]) == [False, True]
+
+
+def test_what_an_example_spent_before_its_person_was_known_counts(path: Path) -> None:
+    ledger = Ledger(path, 3.0)
+    ledger.charge([a_charge("e1", 2.0), a_charge("e2", 1.0, "ada")])
+    assert ledger.charge([a_charge("e1", 0.5, "ada", "r2")]) == [False], "2 + 1 + 0.5 of ada's 3"
+    assert Ledger(path, 4.0).charge([a_charge("e1", 0.5, "ada", "r2")]) == [True]
+    assert Ledger(path, 4.0).spent_by_person("ada") == 3.5
+
+
+def test_no_guarantee_needs_a_node_without_limit(path: Path) -> None:
+    assert Ledger(path, 1e300).charge([a_charge(epsilon=math.inf)]) == [False]
+    assert Ledger(path, math.inf).charge([a_charge(epsilon=math.inf)]) == [True]
+    assert Ledger(path, math.inf).spent("e1") == math.inf
+    assert lines(path)[0]["epsilon"] is None
+    assert Ledger(path, 1e300).charge([a_charge(epsilon=0.1, recipe="r2")]) == [False]
+
+
+@pytest.mark.parametrize("epsilon", [-1.0, math.nan])
+def test_no_charge_gives_back(epsilon: float) -> None:
+    with pytest.raises(ValueError, match="makes no sense"):
+        a_charge(epsilon=epsilon)
+
+
+def test_two_ledgers_see_each_others_charges(path: Path) -> None:
+    first, second = Ledger(path, 2.0), Ledger(path, 2.0)
+    assert first.charge([a_charge(recipe="r1")]) == [True]
+    assert second.lookup("e1", "r1") == PAYLOAD
+    assert second.charge([a_charge(recipe="r2")]) == [True]
+    assert first.charge([a_charge(recipe="r3")]) == [False]
+    assert first.spent("e1") == 2.0
+
+
+def _spend(path: Path, worker: int, ready: Any) -> None:
+    ledger = Ledger(path, 10.0)
+    ready.wait()
+    accepted = [
+        ledger.charge([a_charge(recipe=f"{worker}-{i}"), a_charge(f"own{worker}", 0.25, recipe=f"{i}")])
+        for i in range(8)
+    ]
+    (path.parent / f"accepted-{worker}").write_text(json.dumps([a for a, _ in accepted]))
+
+
+def test_processes_that_charge_at_once_cannot_pass_the_limit_together(path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Barrier(4)
+    workers = [context.Process(target=_spend, args=(path, i, ready)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    accepted = [json.loads((path.parent / f"accepted-{i}").read_text()) for i in range(4)]
+    assert sum(map(sum, accepted)) == 10, "32 tried"
+    ledger = Ledger(path, 10.0)
+    assert ledger.spent("e1") == 10.0
+    assert [ledger.spent(f"own{i}") for i in range(4)] == [2.0] * 4
+    assert len(lines(path)) == 10 + 32
+
+
+@pytest.mark.parametrize("torn", [b'{"time": "2026-01-01", "exam', b"\x00" * 4096, b"\xff", b"}"])
+def test_a_line_that_a_crash_cut_off_is_dropped_and_no_other(path: Path, torn: bytes) -> None:
+    Ledger(path, 10.0).charge([a_charge(), a_charge("e2", 2.0)])
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    ledger = Ledger(path, 10.0)
+    assert (ledger.spent("e1"), ledger.spent("e2")) == (1.0, 2.0)
+    assert ledger.charge([a_charge(recipe="r2")]) == [True]
+    assert path.read_bytes().startswith(whole)
+    assert len(lines(path)) == 3
+    assert Ledger(path, 10.0).spent("e1") == 2.0
+
+
+def test_every_cut_of_the_last_line_leaves_a_readable_ledger(path: Path) -> None:
+    ledger = Ledger(path, 10.0)
+    ledger.charge([a_charge()])
+    kept = path.stat().st_size
+    ledger.charge([a_charge("e2")])
+    whole = path.read_bytes()
+    for end in range(kept, len(whole)):
+        path.write_bytes(whole[:end])
+        again = Ledger(path, 10.0)
+        assert (again.spent("e1"), again.spent("e2")) == (1.0, 0.0)
+        assert again.lookup("e2", "r1") is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "not json",
+        "",
+        "[]",
+        '"text"',
+        "{}",
+        '{"example": "e1", "person": null, "recipe": "r", "epsilon": NaN, "released": {}}',
+        '{"example": "e1", "person": null, "recipe": "r", "epsilon": -1, "released": {}}',
+        '{"example": "e1", "person": null, "recipe": "r", "epsilon": "much", "released": {}}',
+        '{"example": "e1", "person": null, "recipe": "r", "epsilon": 1}',
+        '{"example": 1, "person": null, "recipe": "r", "epsilon": 1, "released": {}}',
+        '{"example": "e1", "person": null, "recipe": ["r"], "epsilon": 1, "released": {}}',
+    ],
+)
+def test_any_other_damage_stops_the_client(path: Path, damage: str) -> None:
+    ledger = Ledger(path, 10.0)
+    ledger.charge([a_charge(), a_charge("e2")])
+    first, second = path.read_text().splitlines()
+    path.write_text(f"{first}\n{damage}\n{second}\n")
+    before = path.read_bytes()
+    for use in (
+        lambda: Ledger(path, 10.0),
+        lambda: ledger.charge([a_charge("e3")]),
+        lambda: ledger.lookup("e1", "r1"),
+    ):
+        with pytest.raises(StoreError, match=r"line 2 of the ledger.*state-dir is damaged; restore") as caught:
+            use()
+        assert str(path) not in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_an_unwritable_place_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match="state-dir cannot be written") as caught:
+        Ledger(tmp_path / "file" / "ledger.jsonl", 1.0)
+    assert str(tmp_path) not in str(caught.value)
+    assert str(tmp_path) in caught.value.local
+    (tmp_path / "ledger.jsonl").mkdir()
+    with pytest.raises(StoreError, match="state-dir"):
+        Ledger(tmp_path / "ledger.jsonl", 1.0)
+
+
+def test_a_ledger_that_vanishes_in_use_is_an_error_and_no_new_start(path: Path) -> None:
+    ledger = Ledger(path, 10.0)
+    ledger.charge([a_charge()])
+    path.unlink()
+    for use in (
+        lambda: ledger.charge([a_charge("e2")]),
+        lambda: ledger.lookup("e1", "r1"),
+        lambda: ledger.spent("e1"),
+    ):
+        with pytest.raises(StoreError, match="state-dir"):
+            use()
+    assert not path.exists()
+
+
+def test_what_cannot_be_written_is_not_accepted(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk, as the operating system reports it when the file is synced."""
+    ledger = Ledger(path, 10.0)
+    ledger.charge([a_charge()])
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StoreError, match="free space"):
+            ledger.charge([a_charge("e2")])
+    assert Ledger(path, 10.0).spent("e1") == 1.0
+    assert Ledger(path, 10.0).spent("e2") in (0.0, 1.0), "counted or not, but readable"
+
+
+def test_nothing_to_charge_writes_nothing(path: Path) -> None:
+    assert Ledger(path, 1.0).charge([]) == []
+    assert path.read_bytes() == b""
+
+
+def test_texts_in_any_script_survive(path: Path) -> None:
+    charge = a_charge(person="秘密 \ud800", recipe="日本\u2028語", question=["für", "\u2028"])
+    assert Ledger(path, 5.0).charge([charge]) == [True]
+    assert Ledger(path, 5.0).lookup("e1", "日本\u2028語") == {"question": ["für", "\u2028"]}
+    assert Ledger(path, 5.0).spent_by_person("秘密 \ud800") == 1.0

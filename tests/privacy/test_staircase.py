@@ -1,169 +1,212 @@
-"""The staircase: its claim is its audit, its sampler is its matrix, its composition is the known table."""
+"""The default mechanism: its exact epsilon, its sampler, and what a document of its tokens is worth."""
 
 from __future__ import annotations
 
 import math
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy import optimize
+from torch import Tensor
 
 from pdss_fl.errors import SettingError
-from pdss_fl.privacy import Vocabulary, available_mechanisms, create_mechanism, register_mechanism
+from pdss_fl.privacy import PrivacyMechanism, Vocabulary, create_mechanism
 from pdss_fl.privacy.attacks import optimal_success
 from pdss_fl.privacy.audit import exact_epsilon
-from pdss_fl.privacy.identity import Identity
-from pdss_fl.privacy.staircase import Staircase
-from tests.privacy.conftest import make_vocabulary
+from pdss_fl.privacy.staircase import near_threshold
+
+EPSILON = st.floats(1e-6, 30)
 
 
-@settings(max_examples=80)
-@given(st.floats(1e-6, 30.0), st.integers(1, 60), st.integers(2, 40))
-def test_the_audited_epsilon_is_the_claimed_one(epsilon: float, neighbours: int, words: int) -> None:
-    mechanism = Staircase(make_vocabulary(words), epsilon=epsilon, neighbours=neighbours)
-    rows = mechanism.log_prob()
-    assert torch.allclose(rows.exp().sum(dim=1), torch.ones(len(rows), dtype=torch.float64), atol=1e-12)
-    audited = exact_epsilon(rows)
-    assert audited <= mechanism.guarantee.epsilon + 1e-12
-    assert audited == pytest.approx(epsilon, rel=1e-4, abs=1e-9)
+def words(size: int, blanks: int = 8) -> Vocabulary:
+    """``size`` ids, blanks among them."""
+    count = size - blanks
+    rows = torch.randn(count, 3, generator=torch.Generator().manual_seed(0))
+    return Vocabulary([f"w{i}" for i in range(count)], rows, blanks=blanks)
 
 
-@pytest.mark.parametrize("epsilon", [45.0, 100.0, 500.0])
-def test_beyond_64_bits_the_claim_still_holds(epsilon: float) -> None:
-    mechanism = Staircase(make_vocabulary(50), epsilon=epsilon, neighbours=3)
-    assert exact_epsilon(mechanism.log_prob()) <= epsilon
-    assert mechanism.log_prob().isfinite().all(), "a word that can never come out would make epsilon infinite"
+def staircase(size: int, epsilon: float, neighbours: int) -> PrivacyMechanism:
+    return create_mechanism("staircase", words(size), epsilon=epsilon, neighbours=neighbours)
 
 
-@pytest.mark.parametrize("seed", [None, 7])
-def test_the_sampler_has_the_stated_probabilities(seed: int | None) -> None:
-    mechanism = Staircase(make_vocabulary(20, blanks=4), epsilon=2.0, neighbours=3)
-    draws = 200_000
-    ids = torch.full((draws,), 11)
-    generator = None if seed is None else np.random.default_rng(seed)
-    counts = torch.bincount(mechanism.perturb(ids, generator), minlength=24)
-    expected = mechanism.log_prob()[11].exp() * draws
-    assert chisquare(counts.numpy(), expected.numpy()).pvalue > 1e-9
+@given(EPSILON, st.integers(1, 25), st.integers(10, 24))
+def test_the_audit_returns_the_claimed_epsilon(epsilon: float, k: int, size: int) -> None:
+    mechanism = staircase(size, epsilon, k)
+    matrix = mechanism.log_prob()
+    assert mechanism.guarantee.epsilon == epsilon
+    assert exact_epsilon(matrix) == pytest.approx(epsilon, abs=1e-9)
+    torch.testing.assert_close(matrix.exp().sum(dim=1), torch.ones(size, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-def test_probabilities_are_those_of_the_formula(vocabulary: Vocabulary) -> None:
-    mechanism = Staircase(vocabulary, epsilon=3.0, neighbours=4)
-    z = 4 * math.exp(3.0) + len(vocabulary) - 4
-    assert mechanism.kept_tokens == pytest.approx(math.exp(3.0) / z, rel=1e-12)
-    assert mechanism.near_tokens == pytest.approx(4 * math.exp(3.0) / z, rel=1e-12)
-    row = mechanism.log_prob()[17].exp()
-    near = vocabulary.neighbours(4)[17]
-    assert row[near].tolist() == pytest.approx([math.exp(3.0) / z] * 4)
-    assert row.sum() - row[near].sum() == pytest.approx((len(vocabulary) - 4) / z)
+@given(st.floats(1e-30, 200), st.integers(1, 1000), st.integers(1, 50_000))
+def test_the_sampler_never_has_more_than_the_claim(epsilon: float, k: int, others: int) -> None:
+    """In exact arithmetic: near / far <= e^eps, and near is not below its uniform share."""
+    size = k + others
+    threshold = near_threshold(epsilon, k, size)
+    assert 0 < threshold < 2**128
+    assert threshold * size > k * 2**128
+    with localcontext() as context:
+        context.prec = 200
+        ratio = Decimal(threshold * others) / Decimal((2**128 - threshold) * k)
+        assert ratio <= Decimal(epsilon).exp()
 
 
-def test_k_1_is_k_ary_randomised_response() -> None:
-    mechanism = Staircase(make_vocabulary(9, blanks=0), epsilon=1.0, neighbours=1)
-    assert mechanism.kept_tokens == pytest.approx(math.e / (math.e + 8))
+@pytest.mark.parametrize("epsilon", [500.0, 1e6, 1e308])
+def test_at_any_epsilon_something_far_is_possible(epsilon: float) -> None:
+    assert near_threshold(epsilon, 3, 1000) < 2**128
+    assert exact_epsilon(staircase(20, epsilon, 3).log_prob()) <= epsilon
 
 
-def test_noise_differs_unless_it_is_seeded(vocabulary: Vocabulary) -> None:
-    mechanism = Staircase(vocabulary, epsilon=1.0, neighbours=3)
-    ids = torch.arange(100)
-    assert not torch.equal(mechanism.perturb(ids), mechanism.perturb(ids))
-    first, second = (mechanism.perturb(ids, np.random.default_rng(5)) for _ in range(2))
-    assert torch.equal(first, second)
-    assert len(mechanism.perturb(torch.empty(0, dtype=torch.long))) == 0
-
-
-@pytest.mark.parametrize(("epsilon", "expected"), [(2.0, 5.97), (4.0, 25.7), (6.0, 89.8), (8.0, 223.8), (10.0, 300.0)])
-def test_thirty_tokens_compose_to_the_known_values(epsilon: float, expected: float) -> None:
-    mechanism = Staircase(make_vocabulary(9_992, 4), epsilon=epsilon, neighbours=5)
-    assert mechanism.compose(30, 1e-5).epsilon == pytest.approx(expected, rel=2e-3)
-
-
-def convolved_delta(epsilon: float, k: int, size: int, tokens: int, document_epsilon: float) -> float:
-    """The hockey-stick divergence of the dominating pair, by plain convolution."""
-    z = k * math.exp(epsilon) + size - k
-    one = [k / z, (size - 2 * k) / z, k * math.exp(epsilon) / z]
-    masses = np.array([1.0])
-    for _ in range(tokens):
-        masses = np.convolve(masses, one)
-    losses = (np.arange(len(masses)) - tokens) * epsilon
-    above = losses > document_epsilon
-    return float((masses[above] * -np.expm1(document_epsilon - losses[above])).sum())
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.floats(0.05, 10.0), st.integers(1, 5), st.integers(12, 300), st.integers(1, 40))
-def test_the_composition_is_an_upper_bound_and_tight(epsilon: float, k: int, words: int, tokens: int) -> None:
-    mechanism = Staircase(make_vocabulary(words, 3), epsilon=epsilon, neighbours=k)
-    document = mechanism.compose(tokens, 1e-5)
-    assert document.epsilon <= tokens * epsilon
-    if document.delta > 0:
-        size = len(mechanism.vocabulary)
-        assert convolved_delta(epsilon, k, size, tokens, document.epsilon) <= 1e-5 * (1 + 1e-6)
-        slack = 2e-3 * tokens * epsilon + 1e-6
-        if document.epsilon > slack:
-            assert convolved_delta(epsilon, k, size, tokens, document.epsilon - slack) > 1e-5
-
-
-def test_without_delta_or_with_overlapping_sets_composition_is_basic(vocabulary: Vocabulary) -> None:
-    assert Staircase(vocabulary, epsilon=2.0, neighbours=3).compose(10, 0.0).epsilon == 20.0
-    wide = Staircase(make_vocabulary(10, blanks=0), epsilon=2.0, neighbours=6)
-    assert wide.compose(10, 1e-5).composition == "basic composition"
-
-
-def test_the_best_attack_has_its_closed_form_and_its_cap(vocabulary: Vocabulary) -> None:
-    mechanism = Staircase(vocabulary, epsilon=2.0, neighbours=3)
-    size = len(vocabulary)
-    uniform = torch.full((size,), 1 / size, dtype=torch.float64)
-    assert optimal_success(mechanism, uniform) == pytest.approx(mechanism.kept_tokens)
-    skewed = torch.arange(1, size + 1, dtype=torch.float64) ** -1.0
-    skewed /= skewed.sum()
-    found = optimal_success(mechanism, skewed)
-    assert skewed.max() <= found <= min(1.0, math.exp(2.0) * float(skewed.max()))
-    assert found > mechanism.kept_tokens
-    with pytest.raises(ValueError, match="summing to 1"):
-        optimal_success(mechanism, skewed * 2)
-
-
-def test_an_impossible_output_makes_epsilon_infinite() -> None:
-    rows = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]], dtype=torch.float64).log()
-    assert exact_epsilon(rows) == math.inf
-    assert exact_epsilon(rows[:1]) == 0.0
+@pytest.mark.parametrize("epsilon", [5e-324, 1e-40])
+def test_an_epsilon_that_the_sampler_cannot_resolve_is_refused(epsilon: float) -> None:
+    with pytest.raises(SettingError, match=r"privacy\.epsilon"):
+        staircase(20, epsilon, 3)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, math.inf])
-def test_an_epsilon_without_meaning_is_refused(vocabulary: Vocabulary, epsilon: float) -> None:
-    with pytest.raises(SettingError, match=r"privacy\.epsilon"):
-        create_mechanism("staircase", vocabulary, epsilon=epsilon, neighbours=3)
+def test_epsilon_is_finite_and_above_0(epsilon: float) -> None:
+    with pytest.raises(SettingError, match=r"privacy\.epsilon = .*expected a finite number above 0"):
+        staircase(20, epsilon, 3)
 
 
-def test_what_64_bits_cannot_resolve_is_refused(vocabulary: Vocabulary) -> None:
-    with pytest.raises(SettingError, match="too small for 64 bits"):
-        Staircase(vocabulary, epsilon=1e-25, neighbours=3)
-
-
-def test_neighbours_and_vocabulary_have_bounds(vocabulary: Vocabulary) -> None:
+@pytest.mark.parametrize("neighbours", [0, -1])
+def test_there_is_at_least_one_neighbour(neighbours: int) -> None:
     with pytest.raises(SettingError, match=r"privacy\.neighbours"):
-        Staircase(vocabulary, epsilon=1.0, neighbours=0)
-    assert Staircase(vocabulary, epsilon=1.0, neighbours=10_000).neighbours == len(vocabulary) - 1
-    with pytest.raises(SettingError, match="at least 2 words"):
-        Staircase(Vocabulary(["a"], torch.ones(1, 1), blanks=0), epsilon=1.0, neighbours=1)
+        staircase(20, 1.0, neighbours)
 
 
-def test_mechanisms_are_found_by_name_and_a_name_is_taken_once(vocabulary: Vocabulary) -> None:
-    assert {"identity", "staircase"} <= set(available_mechanisms())
-    with pytest.raises(SettingError, match=r"privacy\.mechanism = 'magic' is unknown; choose one of identity"):
-        create_mechanism("magic", vocabulary, epsilon=1.0, neighbours=1)
-    with pytest.raises(SettingError, match="registered already"):
-        register_mechanism("staircase")(Identity)
+@pytest.mark.parametrize(
+    ("size", "k", "epsilon", "near"),
+    [
+        (2000, 5, 6, 0.50),
+        (10_000, 5, 6, 0.168),
+        (10_000, 5, 8, 0.599),
+        (10_000, 5, 10, 0.917),
+        (49_152, 5, 12, 0.94),
+    ],
+)
+def test_known_masses(size: int, k: int, epsilon: float, near: float) -> None:
+    assert near_threshold(epsilon, k, size) / 2**128 == pytest.approx(near, abs=0.005)
 
 
-def test_identity_claims_nothing(vocabulary: Vocabulary) -> None:
-    mechanism = create_mechanism("identity", vocabulary, epsilon=1.0, neighbours=1)
-    ids = torch.arange(10)
-    assert torch.equal(mechanism.perturb(ids), ids)
-    assert (mechanism.guarantee.kind, mechanism.guarantee.epsilon) == ("none", math.inf)
-    assert mechanism.compose(5, 1e-5).epsilon == math.inf
-    with pytest.raises(NotImplementedError, match="identity"):
-        mechanism.log_prob()
+def test_what_is_expected_is_what_the_matrix_says() -> None:
+    mechanism = staircase(40, 3.0, 4)
+    probability = mechanism.log_prob().exp()
+    z = 4 * math.exp(3.0) + 36
+    assert mechanism.kept_tokens == pytest.approx(math.exp(3.0) / z, rel=1e-12)
+    assert mechanism.kept_tokens == pytest.approx(float(probability.diagonal().mean()), rel=1e-12)
+    near = probability.gather(1, mechanism.vocabulary.neighbours(4)).sum(dim=1)
+    assert mechanism.near_tokens == pytest.approx(float(near.mean()), rel=1e-12)  # type: ignore[attr-defined]
+
+
+@settings(max_examples=30)
+@given(EPSILON, st.integers(1, 40), st.integers(0, 2**32))
+def test_outputs_are_ids_and_seeds_repeat_them(epsilon: float, k: int, seed: int) -> None:
+    mechanism = staircase(20, epsilon, k)
+    ids = torch.arange(20).repeat(5)
+    out = mechanism.perturb(ids, np.random.default_rng(seed))
+    assert out.dtype == torch.long
+    assert out.shape == ids.shape
+    assert 0 <= int(out.min()) <= int(out.max()) < 20
+    assert torch.equal(out, mechanism.perturb(ids, np.random.default_rng(seed)))
+
+
+def test_every_far_word_is_reached_and_at_a_high_epsilon_none_is() -> None:
+    ids = torch.zeros(4000, dtype=torch.long)
+    assert set(staircase(20, 1e-3, 3).perturb(ids).tolist()) == set(range(20))
+    high = staircase(20, 80.0, 3)
+    assert set(high.perturb(ids).tolist()) == set(high.vocabulary.neighbours(3)[0].tolist())
+
+
+@pytest.mark.parametrize("ids", [torch.tensor([-1]), torch.tensor([20]), torch.tensor([[1]]), torch.tensor([1.0])])
+def test_ids_of_another_vocabulary_are_refused(ids: Tensor) -> None:
+    with pytest.raises(ValueError, match="ids must be"):
+        staircase(20, 1.0, 3).perturb(ids)
+
+
+def test_nothing_in_nothing_out() -> None:
+    assert staircase(20, 1.0, 3).perturb(torch.empty(0, dtype=torch.long)).shape == (0,)
+
+
+def test_parameters_tell_recipes_apart() -> None:
+    assert staircase(20, 8.0, 3).parameters == "epsilon=8 neighbours=3 vocabulary=20"
+    assert staircase(20, 8.0, 99).parameters == "epsilon=8 neighbours=19 vocabulary=20"
+    assert staircase(20, 8.0000001, 3).parameters != staircase(20, 8.0, 3).parameters
+
+
+def test_uniform_prior_caps_the_optimal_attack() -> None:
+    size, k, epsilon = 600, 5, 2.0
+    mechanism = staircase(size, epsilon, k)
+    uniform = torch.full((size,), 1 / size, dtype=torch.float64)
+    cap = math.exp(epsilon) / (k * math.exp(epsilon) + size - k)
+    assert optimal_success(mechanism, uniform) == pytest.approx(cap, rel=1e-9)
+
+
+@pytest.mark.parametrize(("epsilon", "document"), [(2, 6.0), (4, 25.7), (6, 89.8), (8, 224), (10, 300)])
+def test_known_document_epsilons(epsilon: float, document: float) -> None:
+    """30 tokens at delta 1e-5 over 10,000 words with 5 neighbours."""
+    composed = ten_thousand(epsilon).compose(30, 1e-5)
+    assert composed.epsilon == pytest.approx(document, abs=0.5 if document > 100 else 0.05)
+    assert composed.tokens == 30
+    exact = epsilon < 10
+    assert composed.delta == (1e-5 if exact else 0.0)
+    assert composed.composition == ("exact dominating pair, n-fold (PLD)" if exact else "basic composition")
+
+
+def ten_thousand(epsilon: float) -> PrivacyMechanism:
+    vocabulary = Vocabulary([f"w{i}" for i in range(9992)], torch.zeros(9992, 1))
+    return create_mechanism("staircase", vocabulary, epsilon=epsilon, neighbours=5)
+
+
+def pair_epsilon(epsilon: float, k: int, size: int, tokens: int, delta: float) -> float:
+    """Return the same figure by plain convolution and root finding."""
+    z = k * math.exp(epsilon) + size - k
+    token = np.array([k / z, (size - 2 * k) / z, k * math.exp(epsilon) / z])
+    mass = np.array([1.0])
+    for _ in range(tokens):
+        mass = np.convolve(mass, token)
+    loss = epsilon * np.arange(-tokens, tokens + 1)
+
+    def excess(at: float) -> float:
+        return float((mass * -np.expm1(np.minimum(at - loss, 0.0))).sum()) - delta
+
+    return 0.0 if excess(0.0) <= 0 else float(optimize.brentq(excess, 0.0, tokens * epsilon, xtol=1e-12))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.floats(0.01, 20), st.integers(1, 8), st.integers(0, 400), st.integers(1, 60), st.floats(-9, -2)
+)  # fmt: skip
+def test_a_document_is_never_stated_below_the_direct_convolution(
+    epsilon: float, k: int, more: int, tokens: int, log_delta: float
+) -> None:
+    size, delta = max(2 * k, 9) + more, 10.0**log_delta
+    composed = staircase(size, epsilon, k).compose(tokens, delta)
+    direct = pair_epsilon(epsilon, k, size, tokens, delta)
+    assert composed.epsilon >= direct - 1e-9 * tokens * epsilon  # the root finder's own error
+    if composed.composition != "basic composition":
+        assert composed.epsilon <= direct + 0.01 * tokens * epsilon
+
+
+def test_the_exact_epsilon_holds_for_the_worst_documents_of_a_real_matrix() -> None:
+    """All pairs of two-word documents over a small vocabulary, no dominating pair assumed."""
+    mechanism = staircase(12, 1.5, 2)
+    token = mechanism.log_prob().exp()
+    document = torch.einsum("ac,bd->abcd", token, token).reshape(144, 144)
+    for delta in (0.05, 0.2):
+        epsilon = mechanism.compose(2, delta).epsilon
+        assert epsilon < 3.0
+        worst = max(float((row - math.exp(epsilon) * document).clamp_min(0).sum(dim=1).max()) for row in document)
+        assert worst <= delta * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens", "delta", "epsilon"), [(20, 30, 0.0, 60.0), (20, 0, 1e-5, 0.0), (9, 30, 1e-5, 60.0)]
+)
+def test_basic_composition_where_nothing_better_is_proven(size: int, tokens: int, delta: float, epsilon: float) -> None:
+    composed = staircase(size, 2.0, 5).compose(tokens, delta)
+    assert (composed.epsilon, composed.delta, composed.composition) == (epsilon, 0.0, "basic composition")

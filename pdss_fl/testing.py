@@ -1,0 +1,178 @@
+"""A proof, on small vocabularies, that a privacy mechanism does what it claims; for its authors' tests.
+
+    from pdss_fl.testing import check_mechanism
+
+    def test_my_mechanism():
+        check_mechanism(lambda vocabulary: MyMechanism(vocabulary, epsilon=2.0, neighbours=3))
+
+What is claimed of a vocabulary that is too large to look at follows from the construction, not from this:
+but a construction that is wrong is wrong on small ones, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from pdss_fl.privacy import PrivacyMechanism, Vocabulary
+from pdss_fl.privacy.audit import exact_epsilon
+
+_CHANCE = 1e-9
+"""How likely a correct mechanism fails a check that depends on chance."""
+_DRAWS_A_WORD = 2000
+_RELIABLE = 20.0  # expected count from which the chi-square distribution can be trusted
+_ROUNDING = 1e-9
+_PRIVATE = "Zanzibarqx owes 4471993 euros to Mr. O'Quuxington of Zürichsee, 日本語 秘密 \ud800 !"
+
+
+def check_mechanism(factory: Callable[[Vocabulary], PrivacyMechanism]) -> None:
+    """Check a mechanism's claims against its matrix, and its matrix against what it releases.
+
+    On vocabularies with equal and with zero embeddings, and with hardly more words than neighbours:
+
+    - rows of ``log_prob`` sum to one;
+    - the exact worst case over all pairs of inputs is within the claimed epsilon (and delta);
+    - what comes out is within the vocabulary, whatever text went in;
+    - equal seeds give equal outputs; unequal seeds, and calls without a seed, give different ones;
+    - outputs are distributed as ``log_prob`` says, with a generator and without.
+
+    A mechanism without a matrix (``NotImplementedError`` with a reason) is checked for the rest, and a
+    guarantee by distance or within classes (``metric-ldp``, ``partition-ldp``) is not checked for epsilon.
+
+    Parameters
+    ----------
+    factory : Callable[[Vocabulary], PrivacyMechanism]
+        Makes the mechanism for a given vocabulary.
+
+    Raises
+    ------
+    AssertionError
+        If a check fails; the message says which, on which vocabulary, and what was found. A correct
+        mechanism fails with a probability below 1e-7.
+    """
+    for what, vocabulary in _vocabularies():
+        mechanism = factory(vocabulary)
+        where = f"mechanism {mechanism.name!r} on {what}"
+        matrix = _matrix(mechanism, where)
+        _check_description(mechanism, where)
+        _check_closed(mechanism, where)
+        _check_randomness(mechanism, matrix, where)
+        if matrix is not None:
+            _check_claim(mechanism, matrix, where)
+            for generator in (np.random.default_rng(0), None):
+                _check_sampler(mechanism, matrix, generator, where)
+
+
+def _vocabularies() -> Iterator[tuple[str, Vocabulary]]:
+    words = [f"word{i}" for i in range(16)]
+    rows = torch.randn(16, 5, generator=torch.Generator().manual_seed(0))
+    yield "16 words with embeddings at random", Vocabulary(words, rows)
+    yield "16 words in pairs of equal embeddings", Vocabulary(words, rows[:8].repeat_interleave(2, dim=0))
+    yield "16 words with zero embeddings", Vocabulary(words, torch.zeros(16, 5))
+    yield "2 words and 1 blank", Vocabulary(words[:2], rows[:2], blanks=1)
+
+
+def _matrix(mechanism: PrivacyMechanism, where: str) -> Tensor | None:
+    """Return the matrix after the checks on its form, or ``None`` if there is none for a stated reason."""
+    try:
+        matrix = mechanism.log_prob()
+    except NotImplementedError as err:
+        _require(bool(str(err)), f"{where}: log_prob raises NotImplementedError without a reason")
+        return None
+    size = len(mechanism.vocabulary)
+    form = (tuple(matrix.shape), matrix.dtype)
+    _require(form == ((size, size), torch.float64), f"{where}: log_prob is {form}, not float64 of {size} x {size}")
+    off = float((matrix.exp().sum(dim=1) - 1).abs().max())
+    _require(off <= _ROUNDING, f"{where}: a row of log_prob sums to one but for {off:.3g}")
+    return matrix
+
+
+def _check_description(mechanism: PrivacyMechanism, where: str) -> None:
+    _require(0 <= mechanism.kept_tokens <= 1, f"{where}: kept_tokens is {mechanism.kept_tokens}, no share")
+    one, many = mechanism.compose(1, 1e-5), mechanism.compose(20, 1e-5)
+    _require(
+        many.epsilon >= one.epsilon >= 0,
+        f"{where}: 20 tokens compose to epsilon {many.epsilon}, one to {one.epsilon}",
+    )
+
+
+def _check_closed(mechanism: PrivacyMechanism, where: str) -> None:
+    vocabulary = mechanism.vocabulary
+    texts = ["", _PRIVATE, " ".join(vocabulary.tokens)]
+    for ids in [vocabulary.encode(text) for text in texts] + [_every_id(mechanism, 100)]:
+        out = mechanism.perturb(ids, np.random.default_rng(0))
+        _require(out.dtype == torch.long and out.shape == ids.shape, f"{where}: ids come out in another form")
+        inside = bool(((out >= 0) & (out < len(vocabulary))).all())
+        _require(inside, f"{where}: an id outside of the vocabulary comes out")
+
+
+def _check_randomness(mechanism: PrivacyMechanism, matrix: Tensor | None, where: str) -> None:
+    ids = _every_id(mechanism, 200)
+    first, again, other = (mechanism.perturb(ids, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    _require(torch.equal(first, again), f"{where}: equal seeds give different outputs")
+    if matrix is None or _agreement(matrix[ids]) >= _CHANCE:
+        return
+    _require(not torch.equal(first, other), f"{where}: different seeds give equal outputs")
+    unseeded = torch.equal(mechanism.perturb(ids), mechanism.perturb(ids))
+    _require(not unseeded, f"{where}: without a generator, two calls give equal outputs")
+
+
+def _agreement(rows: Tensor) -> float:
+    """Return how likely two independent draws from every row agree in all of them."""
+    return math.exp(float((2 * rows).logsumexp(dim=1).sum()))
+
+
+def _check_claim(mechanism: PrivacyMechanism, matrix: Tensor, where: str) -> None:
+    guarantee = mechanism.guarantee
+    if guarantee.kind == "pure-ldp":
+        found = exact_epsilon(matrix)
+        _require(
+            found <= guarantee.epsilon + _ROUNDING,
+            f"{where}: claims epsilon {guarantee.epsilon:.10g}, but the worst case is {found:.10g}",
+        )
+    if guarantee.kind == "approximate-ldp":
+        probability = matrix.exp()
+        excess = [(row - math.exp(guarantee.epsilon) * probability).clamp_min(0).sum(dim=1) for row in probability]
+        worst = float(torch.stack(excess).max())
+        _require(
+            worst <= guarantee.delta + _ROUNDING,
+            f"{where}: claims delta {guarantee.delta:.3g} at epsilon {guarantee.epsilon:.10g}, but the worst "
+            f"case is {worst:.3g}",
+        )
+
+
+def _check_sampler(
+    mechanism: PrivacyMechanism, matrix: Tensor, generator: np.random.Generator | None, where: str
+) -> None:
+    """Compare counts of (input, output) with the matrix: frequent pairs one by one, rare ones together."""
+    size, ids = len(matrix), _every_id(mechanism, _DRAWS_A_WORD)
+    pairs = ids * size + mechanism.perturb(ids, generator)
+    counts = torch.bincount(pairs, minlength=size * size).double().numpy()
+    expected = _DRAWS_A_WORD * matrix.exp().flatten().numpy()
+    where += "" if generator is None else ", seeded"
+    _require(not counts[expected == 0].any(), f"{where}: an output comes out that log_prob calls impossible")
+    often = expected >= _RELIABLE
+    distance = float(((counts - expected)[often] ** 2 / expected[often]).sum())
+    _require(
+        stats.chi2.sf(distance, int(often.sum())) > _CHANCE,
+        f"{where}: outputs are not distributed as log_prob says (chi-square {distance:.0f} of {often.sum()})",
+    )
+    rare, likely = float(counts[~often].sum()), float(expected[~often].sum())
+    _require(
+        min(stats.poisson.sf(rare - 1, likely), stats.poisson.cdf(rare, likely)) > _CHANCE,
+        f"{where}: {rare:.0f} outputs that log_prob calls rare came out, {likely:.1f} were expected",
+    )
+
+
+def _every_id(mechanism: PrivacyMechanism, times: int) -> Tensor:
+    return torch.arange(len(mechanism.vocabulary)).repeat(times)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)

@@ -1,0 +1,188 @@
+"""The check for third parties passes what is right and catches every kind of false claim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pdss_fl.privacy import PrivacyGuarantee, PrivacyMechanism, Vocabulary, create_mechanism
+from pdss_fl.privacy.staircase import Staircase
+from pdss_fl.testing import check_mechanism
+
+
+@pytest.mark.parametrize(("epsilon", "neighbours"), [(1e-6, 3), (0.5, 1), (2.0, 4), (6.0, 3), (12.0, 100), (30.0, 5)])
+def test_the_staircase_passes(epsilon: float, neighbours: int) -> None:
+    check_mechanism(lambda v: create_mechanism("staircase", v, epsilon=epsilon, neighbours=neighbours))
+
+
+def test_identity_passes_as_what_it_is() -> None:
+    check_mechanism(lambda v: create_mechanism("identity", v, epsilon=1.0, neighbours=1))
+
+
+class LeakyResponse(PrivacyMechanism):
+    """Approximate LDP: keeps a word with probability delta, else releases any."""
+
+    share = 0.1
+    claimed = 0.1
+    kept_tokens = 0.2  # type: ignore[assignment]
+    parameters = "share=0.1"  # type: ignore[assignment]
+
+    @property
+    def guarantee(self) -> PrivacyGuarantee:
+        return PrivacyGuarantee("approximate-ldp", 0.0, self.claimed, "token", "Words are kept with a small chance.")
+
+    def log_prob(self) -> Tensor:
+        size = len(self.vocabulary)
+        rest = torch.full((size, size), (1 - self.share) / size, dtype=torch.float64)
+        return (rest + self.share * torch.eye(size, dtype=torch.float64)).log()
+
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        generator = generator or np.random.default_rng()
+        other = generator.integers(len(self.vocabulary), size=len(ids))
+        keep = generator.random(len(ids)) < self.share
+        return torch.from_numpy(np.where(keep, ids.numpy(), other))
+
+
+def test_an_approximate_guarantee_passes() -> None:
+    check_mechanism(lambda v: LeakyResponse(v, epsilon=1.0, neighbours=1))
+
+
+class NoMatrix(LeakyResponse):
+    def log_prob(self) -> Tensor:
+        raise NotImplementedError("the probabilities depend on the words before")
+
+
+def test_a_mechanism_without_a_matrix_is_checked_for_the_rest() -> None:
+    check_mechanism(lambda v: NoMatrix(v, epsilon=1.0, neighbours=1))
+
+
+class HalfTheClaim(Staircase):
+    @property
+    def guarantee(self) -> PrivacyGuarantee:
+        return PrivacyGuarantee("pure-ldp", self.epsilon / 2, 0.0, "token", "False.")
+
+
+class SmallerDelta(LeakyResponse):
+    claimed = 0.05
+
+
+class PassesOnThrough(Staircase):
+    """Leaves one word alone: the one that every unknown string becomes."""
+
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        return torch.where(ids == 0, ids, super().perturb(ids, generator))
+
+
+class StatedPassThrough(Staircase):
+    """The same, stated in its matrix."""
+
+    def log_prob(self) -> Tensor:
+        matrix = super().log_prob()
+        matrix[0] = -torch.inf
+        matrix[0, 0] = 0.0
+        return matrix
+
+
+class OutOfTheVocabulary(Staircase):
+    """Marks what it does not know with an id of its own."""
+
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        return torch.where(ids == 0, len(self.vocabulary), super().perturb(ids, generator))
+
+
+class DropsWords(Staircase):
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        return super().perturb(ids, generator)[1:]
+
+
+class OtherSampler(Staircase):
+    """Samples at a slightly higher epsilon than its matrix says."""
+
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        sharper = Staircase(self.vocabulary, epsilon=self.epsilon + 0.3, neighbours=self.neighbours)
+        return sharper.perturb(ids, generator)
+
+
+class OtherWithoutSeed(OtherSampler):
+    """The same, but only where no generator watches."""
+
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        return super().perturb(ids) if generator is None else Staircase.perturb(self, ids, generator)
+
+
+class OneDrawForAll(Staircase):
+    """Right for every single word, but all words of a text share their noise."""
+
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        table = super().perturb(torch.arange(len(self.vocabulary)), generator)
+        return table[ids]
+
+
+class SeededByItself(Staircase):
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        return super().perturb(ids, generator or np.random.default_rng(7))
+
+
+class IgnoresTheSeed(Staircase):
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        return super().perturb(ids)
+
+
+class SumsToMore(Staircase):
+    def log_prob(self) -> Tensor:
+        return super().log_prob() + 1e-6
+
+
+class SinglePrecision(Staircase):
+    def log_prob(self) -> Tensor:
+        return super().log_prob().float()
+
+
+class NoReason(Staircase):
+    def log_prob(self) -> Tensor:
+        raise NotImplementedError
+
+
+class RareLeak(Staircase):
+    """Now and then a far word comes out that the matrix calls all but impossible."""
+
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        out = super().perturb(ids, generator).clone()
+        out[::500] = (ids[::500] + 7) % len(self.vocabulary)
+        return out
+
+
+Made = Callable[[Vocabulary], PrivacyMechanism]
+
+
+def made(kind: type[PrivacyMechanism], epsilon: float = 2.0, neighbours: int = 3) -> Made:
+    return lambda vocabulary: kind(vocabulary, epsilon=epsilon, neighbours=neighbours)
+
+
+@pytest.mark.parametrize(
+    ("factory", "reason"),
+    [
+        (made(HalfTheClaim), "claims epsilon 1, but the worst case is 2"),
+        (made(SmallerDelta), "claims delta 0.05 .* worst case is 0.1"),
+        (made(PassesOnThrough), "not distributed"),
+        (made(StatedPassThrough), "claims epsilon 2, but the worst case is inf"),
+        (made(OutOfTheVocabulary), "outside of the vocabulary"),
+        (made(DropsWords), "another form"),
+        (made(OtherSampler), "not distributed"),
+        (made(OtherWithoutSeed), "not distributed"),
+        (made(OneDrawForAll), "not distributed"),
+        (made(SeededByItself), "two calls give equal outputs"),
+        (made(IgnoresTheSeed), "equal seeds give different outputs"),
+        (made(SumsToMore), "sums to one but for"),
+        (made(SinglePrecision), "not float64"),
+        (made(NoReason), "without a reason"),
+        (made(RareLeak, epsilon=20.0), "calls rare came out"),
+    ],
+)
+def test_a_false_claim_is_caught(factory: Made, reason: str) -> None:
+    with pytest.raises(AssertionError, match=reason):
+        check_mechanism(factory)

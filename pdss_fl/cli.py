@@ -73,6 +73,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 50061,
     model: Annotated[str, typer.Option(help="Hugging Face id or path of a causal LM.")] = "smollm2-135m-instruct",
+    adapter: Annotated[str, typer.Option(help="LoRA folder; auto: the built-in one for the bundled LLM.")] = "auto",
     instruction: Annotated[str, typer.Option(help="JSON file with task text and demonstrations.")] = "",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts per forward pass.")] = 32,
@@ -84,7 +85,7 @@ def serve(
     from pdss_fl.llm.service import serve as start
 
     check_address(host, port, insecure)
-    generator = load_local_generator(model, instruction, dtype, batch_size)
+    generator = load_local_generator(model, instruction, dtype, batch_size, adapter)
     server = start(generator, host=host, port=port, insecure=insecure)
     typer.echo(f"serving {generator.info.model} ({generator.info.dtype}) at {server.address}")
     try:

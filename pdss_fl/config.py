@@ -85,6 +85,7 @@ class LLMSettings:
     backend: str = _setting("local", one_of("local", "grpc"))
     model: str = _setting(BUNDLED_MODEL, NOT_EMPTY)
     address: str = _setting("127.0.0.1:50061", NOT_EMPTY)
+    adapter: str = _setting("auto")
     instruction: str = _setting("")
     dtype: str = _setting("auto", one_of("auto", "float32", "bfloat16", "float16"))
     batch_size: int = _setting(32, _AT_LEAST_1)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 LOG_PREFIX = "pdss "
 
 
 def configure_logging() -> None:
-    """Send this project's log to standard error once; a process that configured it itself is left alone."""
+    """Send this project's log to standard error once; a process that configured it itself is left alone.
+
+    The model libraries' own progress bars, one for every small model that is loaded, are turned off.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
+        sys.modules["transformers"].utils.logging.set_verbosity_error()
     logger = logging.getLogger("pdss_fl")
     if logger.handlers:
         return

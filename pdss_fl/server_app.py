@@ -79,7 +79,7 @@ def load_generator(llm: LLMSettings) -> RationaleGenerator:
     from pdss_fl.llm.generator import load_local_generator
 
     logger.info("LLM: loading %s", llm.model)
-    return load_local_generator(llm.model, llm.instruction, llm.dtype, llm.batch_size)
+    return load_local_generator(llm.model, llm.instruction, llm.dtype, llm.batch_size, llm.adapter)
 
 
 def _needs_llm(settings: RunSettings) -> bool:

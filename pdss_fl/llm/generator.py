@@ -9,8 +9,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pdss_fl import __version__
 from pdss_fl.errors import LLMUnavailable, MessageError, SettingError
+from pdss_fl.llm.adapter import AUTO, BUILT_IN, apply_adapter, choose_adapter
 from pdss_fl.llm.decode import GreedyDecoder, common_length
-from pdss_fl.llm.instruction import EVERYDAY, Instruction, load_instruction
+from pdss_fl.llm.instruction import ADAPTED, EVERYDAY, Instruction, load_instruction
 from pdss_fl.llm.loading import load_causal_lm
 from pdss_fl.llm.protocol import never
 from pdss_fl.messages import (
@@ -28,15 +29,18 @@ MAX_BATCH_TOKENS = 32_768
 
 
 def load_local_generator(
-    model: str, instruction: str = "", dtype: str = "auto", batch_size: int = 32
+    model: str, instruction: str = "", dtype: str = "auto", batch_size: int = 32, adapter: str = AUTO
 ) -> TransformersGenerator:
     """Load a generator from settings as a run or a command line names them (``llm.*``).
 
-    ``instruction`` is the path of a JSON file, or empty for the built-in one; it is read first, since
-    the model takes longer. See ``TransformersGenerator.load`` for the rest.
+    ``instruction`` is the path of a JSON file, or empty for the built-in one that suits the adapter; it is
+    read first, since the model takes longer. See ``choose_adapter`` for ``adapter``, and
+    ``TransformersGenerator.load`` for the rest.
     """
-    chosen = load_instruction(instruction) if instruction else EVERYDAY
-    return TransformersGenerator.load(model, instruction=chosen, dtype=dtype, batch_size=batch_size)
+    adapter = choose_adapter(adapter, model)
+    built_in = ADAPTED if adapter == BUILT_IN else EVERYDAY
+    chosen = load_instruction(instruction) if instruction else built_in
+    return TransformersGenerator.load(model, instruction=chosen, dtype=dtype, batch_size=batch_size, adapter=adapter)
 
 
 class TransformersGenerator:
@@ -86,9 +90,14 @@ class TransformersGenerator:
         dtype: str = "auto",
         device: str = "auto",
         batch_size: int = 32,
+        adapter: str = "",
     ) -> TransformersGenerator:
-        """Load a causal LM and return its generator; parameters and errors as in ``load_causal_lm``."""
+        """Load a causal LM and return its generator.
+
+        Parameters and errors as in ``load_causal_lm``, those of ``adapter`` as in ``apply_adapter``.
+        """
         loaded, tokenizer = load_causal_lm(model, dtype, device)
+        loaded = apply_adapter(loaded, adapter)
         name = Path(model).resolve().name if Path(model).is_dir() else model
         return cls(loaded, tokenizer, name=name, instruction=instruction, batch_size=batch_size)
 

@@ -94,28 +94,37 @@ EVERYDAY = Instruction(
     ),
     demonstrations=(
         Demonstration(
-            "what does a sparrow have",
-            ("wheels", "feathers", "petals", "strings"),
-            "A sparrow is a bird. Birds have feathers. So the answer is feathers.",
+            "a parrot has which of these",
+            ("branches", "fur", "fins", "feathers"),
+            "A parrot is a bird. Birds have feathers. So the answer is feathers.",
         ),
         Demonstration(
-            "where do you find a saucepan",
-            ("river", "sky", "stable", "kitchen"),
-            "A saucepan is a piece of cookware. Cookware is found in a kitchen. So the answer is kitchen.",
+            "where would you find a doughnut",
+            ("bakery", "forest", "body", "toolbox"),
+            "A doughnut is a dessert. A bakery sells desserts. So the answer is bakery.",
         ),
         Demonstration(
-            "what can silver trout often do",
-            ("swim", "bark", "bloom", "ring"),
-            "A trout is a fish. Fish can swim. So the answer is swim.",
+            "what does a koala need",
+            ("electricity", "food", "treatment", "players"),
+            "A koala is a mammal. Mammals need food every day. So the answer is food.",
         ),
         Demonstration(
-            "what is a hammer used for",
-            ("telling time", "keeping warm", "building", "eating"),
-            "A hammer is a tool. Tools are used for building. So the answer is building.",
+            "what is a sailboat used for",
+            ("transport", "clothing", "flavor", "music"),
+            "A sailboat is a boat. Boats are used for transport. So the answer is transport.",
         ),
     ),
 )
-"""The built-in instruction: everyday things, in the form "X is a kind. Kinds have Y. So the answer is Y."."""
+"""For any LLM: everyday things, in the form "X is a kind. Kinds have Y. So the answer is Y."."""
+
+ADAPTED = Instruction(
+    system=(
+        "Say what kind of thing it is, what is true of that kind, and which choice is right. "
+        "Some words may have been replaced."
+    ),
+    demonstrations=(),
+)
+"""For the bundled LLM with its built-in adapter, which was trained with it and needs no demonstrations."""
 
 
 def load_instruction(path: str) -> Instruction:

@@ -197,6 +197,7 @@ def _abort(error: Exception, context: grpc.ServicerContext) -> NoReturn:
     if isinstance(error, MessageError):
         context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.public)
     if isinstance(error, LLMUnavailable):
+        logger.error("%s", error.public)
         context.abort(grpc.StatusCode.UNAVAILABLE, error.public)
     if isinstance(error, _Busy):
         context.set_trailing_metadata((("grpc-retry-pushback-ms", RETRY_MILLISECONDS),))

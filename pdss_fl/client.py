@@ -1,8 +1,8 @@
 """What a client does in a run: perturb, decode, distil, evaluate; without Flower and without the LLM.
 
 What each party sees: ``perturb`` returns the only bytes made from examples that leave the client
-(perturbed words under the ledger's charge). ``distill`` takes the LLM's untrusted text and returns
-counts and, if the node's ``metrics`` policy is ``full``, losses. ``evaluate`` returns counts.
+(perturbed words under the ledger's charge). ``distill`` takes the LLM's untrusted text and returns the number
+of training examples. ``evaluate`` returns counts, if the node's policy allows.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
 from pdss_fl.config import IDENTITY, SCRATCH, RunSettings
 from pdss_fl.data.example import Example
+from pdss_fl.data.prompts import public_labels
 from pdss_fl.data.sources import built_in, from_path
-from pdss_fl.errors import SettingError
+from pdss_fl.errors import SettingError, StoreError
 from pdss_fl.messages import RationaleBatch
 from pdss_fl.policy import NodePolicy
-from pdss_fl.privacy import Ledger
-from pdss_fl.release import Perturber, Released, release_prompts, word_pairs
+from pdss_fl.privacy import BLANK, Ledger
+from pdss_fl.release import Perturber, release_prompts, resend_prompts, stored_payload, word_pairs
 from pdss_fl.slm.decoder import DecodeRequest, InContextDecoder, align, filter_rationale
 from pdss_fl.slm.evaluate import evaluate
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
@@ -32,6 +34,7 @@ from pdss_fl.vocabularies import load_perturber, load_vocabulary
 logger = logging.getLogger("pdss_fl.client")
 
 Metrics = dict[str, int | float]
+MIN_REPORTED = 20
 _PROGRESS_SECONDS = 5.0
 
 
@@ -64,11 +67,12 @@ class DistillationClient:
         directory = policy.state_dir if policy.simulated else policy.state_dir / "runs" / str(run_id)
         self.store = ClientStore(directory)
         self.ledger = Ledger(policy.state_dir / "ledger.jsonl", policy.max_epsilon_per_example)
-        self._check_mechanism(settings.privacy.mechanism)
         self.train_examples, self.test_examples = _load_data(settings, policy, partition_id, num_partitions)
+        if "pdss" in settings.method_names:  # a wrong mechanism is refused before any work, whatever comes first
+            self._perturber("pdss", 1)
 
     def perturb(self, method: str, server_round: int) -> bytes:
-        """Return the serialized batch of perturbed prompts of one round.
+        """Return the serialized batch of perturbed prompts of one round; the same again on a retry.
 
         Raises
         ------
@@ -77,14 +81,24 @@ class DistillationClient:
         BudgetExhausted
             If no example can pay any more.
         """
-        perturber = self._perturber(method)
+        perturber = self._perturber(method, server_round)
+        if self.store.was_asked(method, server_round):
+            asked = [self._example(key) for key in self.store.load_asked(method, server_round)]
+            return resend_prompts(asked, 0, perturber, self.ledger).batch.serialize()
         released = release_prompts(self._slice(server_round), perturber, self.ledger)
-        self.store.save_asked(method, server_round, [e.content_hash for e in released.examples])
-        self._log_release(method, released)
-        return released.batch.serialize()
+        payload = released.batch.serialize()
+        self.store.save_asked(method, server_round, [e.key for e in released.examples])
+        logger.info(
+            "client %d: %s: releases %d perturbed prompts; %d left out by the ledger, %d words cut by the bounds",
+            self.partition_id, method, len(released.examples), released.refused, released.truncated,
+        )  # fmt: skip
+        return payload
 
     def distill(self, method: str, server_round: int, payload: bytes | None) -> Metrics:
-        """Decode a round's rationales, train the method's small model, and save it.
+        """Decode a round's rationales, train the method's small model, and save it; on a retry do nothing.
+
+        What is returned says nothing of the rationales: a loss would tell a server that chose them which ones
+        agree with the labels.
 
         Parameters
         ----------
@@ -95,76 +109,99 @@ class DistillationClient:
         payload : bytes | None
             The rationales of this round's prompts; ``None`` trains on labels alone.
         """
+        done = self.store.load_metrics(method, server_round)
+        if done is not None:
+            return done
         if payload is not None:
             self._decode(method, server_round, payload)
         rationales = self.store.load_rationales(method)
-        items = [TrainingItem(e, rationales.get(e.content_hash, {}).get("decoded")) for e in self.train_examples]
-        used = sum(item.rationale is not None for item in items)
+        items = [TrainingItem(e, rationales.get(e.key, {}).get("decoded")) for e in self.train_examples]
+        used = any(item.rationale is not None for item in items)
         slm = self._load_slm(method)
         weight = self.settings.distill.rationale_weight if used else 0.0
         result = train(slm, items, self._train_settings(server_round, weight), self._progress(method))
-        slm.save(self.store.slm_directory(method))
+        if result.truncated:
+            logger.warning(
+                "client %d: %s: %d training rows cut to slm.max-tokens = %d", self.partition_id, method,
+                result.truncated, slm.max_tokens,
+            )  # fmt: skip
+        self.store.save_slm(method, slm.save)
         metrics: Metrics = {"num-examples": len(items)}
-        if self.policy.metrics == "full":
-            metrics |= {
-                "label-loss": result.label_loss,
-                "rationale-loss": result.rationale_loss,
-                "train-tokens": result.tokens,
-                "seconds": result.seconds,
-            }
+        self.store.save_metrics(method, server_round, metrics)
         return metrics
 
     def evaluate(self, method: str) -> Metrics:
-        """Answer the client's held-out questions with a method's small model."""
-        if self.policy.metrics == "none":
+        """Answer the client's held-out questions with a method's small model.
+
+        Counts are reported if the node's ``metrics`` policy is ``full`` and, on a deployed node, there are at
+        least ``MIN_REPORTED`` questions, so that a count is never about a single one.
+        """
+        few = not self.policy.simulated and len(self.test_examples) < MIN_REPORTED
+        if self.policy.metrics == "none" or few:
             return {"num-examples": 0, "correct": 0}
+        if method != "untrained" and not self.store.slm_directory(method).exists():
+            raise StoreError(
+                f"this client has not trained method {method!r} in this run, so it has nothing to evaluate"
+            )
         outcome = evaluate(self._load_slm(method), self.test_examples)
         return {"num-examples": outcome.total, "correct": outcome.correct}
 
-    def _check_mechanism(self, name: str) -> Perturber:
+    def _perturber(self, method: str, server_round: int) -> Perturber:
+        name = IDENTITY if method == "dss" else self.settings.privacy.mechanism
         seed = self.settings.insecure_noise_seed
-        noise_seed = None if seed < 0 else zlib.crc32(f"{seed}/{self.partition_id}/{name}".encode())
-        perturber = load_perturber(self.settings, name, noise_seed)
+        noise_seed = None if seed < 0 else zlib.crc32(f"{seed}/{self.partition_id}/{name}/{server_round}".encode())
+        perturber = load_perturber(self.settings, name, noise_seed, self._labels())
         guarantee = perturber.mechanism.guarantee
         self.policy.check_mechanism(name, guarantee.kind, guarantee.epsilon)
         return perturber
 
-    def _perturber(self, method: str) -> Perturber:
-        return self._check_mechanism(IDENTITY if method == "dss" else self.settings.privacy.mechanism)
+    def _labels(self) -> tuple[str, ...]:
+        """Return the labels that may be sent as they are: the node's own, in a simulation those of the data."""
+        if not self.settings.data.public_choices:
+            return ()
+        return self.policy.public_choices or public_labels([*self.train_examples, *self.test_examples])
 
     def _slice(self, server_round: int) -> list[Example]:
         """Each round asks for another part of the training examples, so that no example is asked twice."""
-        return self.train_examples[server_round - 1 :: self.settings.num_server_rounds]
+        part = self.train_examples[server_round - 1 :: self.settings.num_server_rounds]
+        if not part:
+            raise SettingError(
+                f"num-server-rounds = {self.settings.num_server_rounds} is more than this client has training "
+                "examples: lower it, or raise data.train-examples"
+            )
+        return part
+
+    def _example(self, key: str) -> Example:
+        for example in self.train_examples:
+            if example.key == key:
+                return example
+        raise StoreError("this node's data changed during the run: an example that was sent is no longer there")
 
     def _decode(self, method: str, server_round: int, payload: bytes) -> None:
         asked = self.store.load_asked(method, server_round)
         batch = RationaleBatch.parse(payload, len(asked))
-        by_hash = {e.content_hash: e for e in self.train_examples}
-        examples = [by_hash[h] for h in asked]
+        examples = [self._example(key) for key in asked]
         texts = [r.text for r in batch.rationales]
-        decoded = self._decode_texts(self._perturber(method), examples, texts)
+        decoded = self._decode_texts(self._perturber(method, server_round), examples, texts)
         distill = self.settings.distill
         kept = [
             filter_rationale(text, example, distill.filter, distill.rationale_words)
             for text, example in zip(decoded, examples, strict=True)
         ]
         rows = zip(asked, texts, kept, strict=True)
-        self.store.save_rationales(method, {h: {"raw": raw, "decoded": text} for h, raw, text in rows})
-        logger.info(
-            "client %d: %s: decoded %d rationales, %d kept", self.partition_id, method, len(kept),
-            sum(text is not None for text in kept),
-        )  # fmt: skip
+        self.store.save_rationales(method, {key: {"raw": raw, "decoded": text} for key, raw, text in rows})
+        logger.info("client %d: %s: decoded %d rationales", self.partition_id, method, len(kept))
 
     def _decode_texts(self, perturber: Perturber, examples: Sequence[Example], texts: Sequence[str]) -> list[str]:
         decoder = self.settings.distill.decoder
         if decoder == "none":
             return list(texts)
-        payloads = [self.ledger.lookup(e.content_hash, perturber.recipe) or {} for e in examples]
+        payloads = [stored_payload(e, perturber, self.ledger) for e in examples]
         if decoder == "align":
             pairs = [word_pairs(e, p, perturber) for e, p in zip(examples, payloads, strict=True)]
             return [align(text, words) for text, words in zip(texts, pairs, strict=True)]
         requests = [
-            DecodeRequest(e, " ".join(p["question"]), tuple(" ".join(c) for c in p["choices"]), text)
+            DecodeRequest(e, _said(p["question"]), tuple(filter(None, map(_said, p["choices"]))), text)
             for e, p, text in zip(examples, payloads, texts, strict=True)
         ]
         return InContextDecoder(self._load_slm("untrained")).decode(requests)
@@ -177,8 +214,9 @@ class DistillationClient:
         initial = self.store.slm_directory("untrained")
         if not initial.exists():
             slm = self.settings.slm
-            sizes = SlmSettings(slm.model, slm.hidden_size, slm.layers, self.settings.seed, slm.max_tokens)
-            create_slm(sizes, self._tokenizer_texts()).save(initial)
+            model = str(bundled_model_path()) if slm.model == BUNDLED_MODEL else slm.model
+            sizes = SlmSettings(model, slm.hidden_size, slm.layers, self.settings.seed, slm.max_tokens)
+            self.store.save_slm("untrained", create_slm(sizes, self._tokenizer_texts()).save)
         return SmallModel.load(initial)
 
     def _tokenizer_texts(self) -> list[str]:
@@ -213,11 +251,9 @@ class DistillationClient:
 
         return on_step
 
-    def _log_release(self, method: str, released: Released) -> None:
-        logger.info(
-            "client %d: %s: releases %d perturbed prompts; %d left out by the ledger, %d words cut by the bounds",
-            self.partition_id, method, len(released.examples), released.refused, released.truncated,
-        )  # fmt: skip
+
+def _said(words: Sequence[str]) -> str:
+    return " ".join(word for word in words if word != BLANK)
 
 
 def _load_data(

@@ -43,9 +43,7 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     @app.train("distill")
     def distill(msg: Message, context: Context) -> Message:
         method, server_round = _asked(msg)
-        record = msg.content.get(RATIONALES)
-        payload = bytes(record[PAYLOAD]) if record is not None else None  # type: ignore[index,arg-type]
-        metrics = _client(context).distill(method, server_round, payload)
+        metrics = _client(context).distill(method, server_round, _payload(msg))
         return Message(RecordDict({METRICS: MetricRecord(dict(metrics))}), reply_to=msg)
 
     @app.evaluate()
@@ -55,6 +53,16 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
         return Message(RecordDict({METRICS: MetricRecord(dict(metrics))}), reply_to=msg)
 
     return app
+
+
+def _payload(msg: Message) -> bytes | None:
+    record = msg.content.get(RATIONALES)
+    if record is None:
+        return None
+    payload = record.get(PAYLOAD) if isinstance(record, ConfigRecord) else None
+    if not isinstance(payload, bytes):
+        raise MessageError("the request's rationales are not bytes")
+    return payload
 
 
 def _client(context: Context) -> DistillationClient:

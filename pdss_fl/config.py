@@ -30,6 +30,10 @@ def one_of(*values: str) -> Any:
     return {"check": lambda v: v in values, "expected": "one of " + ", ".join(values)}
 
 
+def _within(low: int, high: int) -> Any:
+    return {"check": lambda v: low <= v <= high, "expected": f"{low} to {high}"}
+
+
 _AT_LEAST_1 = {"check": lambda v: v >= 1, "expected": "at least 1"}
 _AT_LEAST_0 = {"check": lambda v: v >= 0, "expected": "at least 0"}
 _POSITIVE = {"check": lambda v: math.isfinite(v) and v > 0, "expected": "a finite number above 0"}
@@ -52,14 +56,14 @@ class PrivacySettings:
     mechanism: str = _setting("staircase", NOT_EMPTY)
     epsilon: float = _setting(8.0, _POSITIVE)
     neighbours: int = _setting(3, _AT_LEAST_1)
-    delta: float = _setting(1e-5, {"check": lambda v: 0 <= v < 1, "expected": "in [0, 1)"})
+    delta: float = _setting(1e-5, {"check": lambda v: 0 <= v <= 1e-3, "expected": "0 to 0.001"})
     vocabulary: str = _setting("everyday", one_of("everyday", "english"))
-    vocabulary_size: int = _setting(830, {"check": lambda v: 2 <= v <= 50_000, "expected": "2 to 50000"})
+    vocabulary_size: int = _setting(830, _within(2, 50_000))
     embeddings: str = _setting(BUNDLED_MODEL, NOT_EMPTY)
     length: str = _setting("bucket", one_of("fixed", "bucket", "exact"))
-    question_words: int = _setting(12, _AT_LEAST_1)
-    choice_words: int = _setting(1, _AT_LEAST_1)
-    choices: int = _setting(4, _AT_LEAST_0)
+    question_words: int = _setting(12, _within(1, 512))
+    choice_words: int = _setting(1, _within(1, 128))
+    choices: int = _setting(4, _within(0, 26))
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class LLMSettings:
     instruction: str = _setting("")
     dtype: str = _setting("auto", one_of("auto", "float32", "bfloat16", "float16"))
     batch_size: int = _setting(32, _AT_LEAST_1)
-    max_new_tokens: int = _setting(40, _AT_LEAST_1)
+    max_new_tokens: int = _setting(40, _within(1, 512))
     timeout: float = _setting(1800.0, _POSITIVE)
 
 
@@ -98,9 +102,9 @@ class SmallModelSettings:
     """The client's small language model (``slm.*``); the sizes are for ``scratch`` only."""
 
     model: str = _setting(SCRATCH, NOT_EMPTY)
-    hidden_size: int = _setting(96, {"check": lambda v: v > 0 and v % 32 == 0, "expected": "a multiple of 32"})
-    layers: int = _setting(2, _AT_LEAST_1)
-    max_tokens: int = _setting(192, {"check": lambda v: v >= 16, "expected": "at least 16"})
+    hidden_size: int = _setting(96, {"check": lambda v: v in range(32, 4097, 32), "expected": "32 to 4096, by 32"})
+    layers: int = _setting(2, _within(1, 64))
+    max_tokens: int = _setting(192, _within(16, 8192))
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,11 @@ class DistillSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Everything that ``flwr run -c`` can change; see the README's table for the meanings."""
+    """Everything that ``flwr run -c`` can change.
+
+    ``quorum`` is the fewest clients that have to answer a step; ``distill_timeout`` also limits evaluation.
+    ``insecure_noise_seed`` makes a simulation's noise repeatable and is refused by deployed nodes.
+    """
 
     num_server_rounds: int = _setting(1, _AT_LEAST_1)
     methods: str = _setting(" ".join(METHODS), NOT_EMPTY)
@@ -150,10 +158,16 @@ class RunSettings:
         unknown = sorted(set(settings.method_names) - set(METHODS))
         if unknown or not settings.method_names:
             raise SettingError(f"methods = {settings.methods!r}: expected words out of {', '.join(METHODS)}")
-        if settings.output_dir and not Path(settings.output_dir).is_absolute():
+        paths = {"output-dir": settings.output_dir, "data.path": settings.data.path}
+        for key, path in {**paths, "llm.instruction": settings.llm.instruction}.items():
+            if path and not Path(path).is_absolute():
+                raise SettingError(
+                    f"{key} = {path!r} is relative, and Flower runs apps in a directory of its own: "
+                    "give an absolute path"
+                )
+        if settings.distill.decoder == "in-context" and settings.slm.model == SCRATCH:
             raise SettingError(
-                f"output-dir = {settings.output_dir!r} is relative, and Flower runs apps in a directory of its "
-                "own: give an absolute path"
+                "distill.decoder = 'in-context' needs a pretrained slm.model; found 'scratch': use 'align' or name one"
             )
         if settings.data.source == BUILT_IN_DATA and settings.data.path:
             raise SettingError("data.path is set but data.source is 'everyday': set data.source to 'jsonl'")

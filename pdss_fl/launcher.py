@@ -61,8 +61,8 @@ def run_simulation(app: Path, run_config: Sequence[str], clients: int, home: Pat
     with _flower_home(home) as flower_home, _superlink(flower_home) as environment:
         command = [_program("flwr"), "run", str(app), _CONNECTION, "--stream"]
         command += ["--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1"]
-        if run_config:
-            command += ["-c", " ".join(run_config)]
+        overrides = [f"min-available-nodes={clients}", *run_config]
+        command += ["-c", " ".join(overrides)]
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:

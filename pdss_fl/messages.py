@@ -7,9 +7,11 @@ through ``PromptBatch.parse`` or ``RationaleBatch.parse``. Both refuse whatever 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
@@ -22,6 +24,7 @@ MAX_PROMPTS = 20_000
 MAX_CHOICES = 26
 MAX_FIELD_CHARS = 8_000
 MAX_RATIONALE_CHARS = 2_000
+MAX_STATEMENT_CHARS = 200
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ def rationale_to_proto(rationale: Rationale) -> pb.Rationale:
 
 def rationale_from_proto(message: pb.Rationale) -> Rationale:
     """Convert one received rationale, its text capped and without control characters."""
-    text = "".join(c if c.isprintable() else " " for c in message.text[:MAX_RATIONALE_CHARS])
+    text = _printable(message.text, MAX_RATIONALE_CHARS)
     finish = Finish.LENGTH if message.finish_reason == pb.FINISH_REASON_LENGTH else Finish.STOP
     return Rationale(message.ordinal, text, finish, message.tokens)
 
@@ -252,6 +255,15 @@ def _check_prompt(prompt: pb.PerturbedPrompt) -> None:
 def _statement(message: pb.PrivacyStatement) -> PrivacyStatement:
     if not message.mechanism:
         raise MessageError("the prompt batch carries no privacy statement")
-    return PrivacyStatement(
-        **{field.name: getattr(message, field.name) for field in pb.PrivacyStatement.DESCRIPTOR.fields}
-    )
+    values: dict[str, Any] = {f.name: getattr(message, f.name) for f in pb.PrivacyStatement.DESCRIPTOR.fields}
+    if any(isinstance(value, float) and math.isnan(value) for value in values.values()):
+        raise MessageError("the privacy statement of the prompt batch holds a number that is none")
+    clean: dict[str, Any] = {
+        n: _printable(v, MAX_STATEMENT_CHARS) if isinstance(v, str) else v for n, v in values.items()
+    }
+    return PrivacyStatement(**clean)
+
+
+def _printable(text: str, limit: int) -> str:
+    """Return received text that is safe to show: cut, and without control characters."""
+    return "".join(c if c.isprintable() else " " for c in text[:limit])

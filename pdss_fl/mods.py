@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from traceback import extract_tb
 
 from flwr.app import Context, Error, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from pdss_fl.errors import PdssError
+from pdss_fl.simulation import in_simulation
 
 logger = logging.getLogger("pdss_fl.client")
 
@@ -24,15 +26,11 @@ def error_guard_mod(msg: Message, context: Context, call_next: ClientAppCallable
     try:
         return call_next(msg, context)
     except PdssError as err:
-        logger.error("%s: %s", type(err).__name__, err.local)
+        # A simulated client's log is collected by the SuperLink, so it is held to what may leave.
+        logger.error("%s: %s", type(err).__name__, err.public if in_simulation() else err.local)
         return Message(Error(err.code, err.public), reply_to=msg)
     except Exception as err:
-        logger.error("%s in %s", type(err).__name__, msg.metadata.message_type, exc_info=not _simulated())
-        return Message(Error(UNEXPECTED, "the client failed; its own log says why"), reply_to=msg)
-
-
-def _simulated() -> bool:
-    """Tell whether this process is a worker of Flower's simulation, whose log the SuperLink collects."""
-    from pdss_fl.simulation import in_simulation
-
-    return in_simulation()
+        logger.error("%s in %s", type(err).__name__, msg.metadata.message_type, exc_info=not in_simulation())
+        if in_simulation():
+            logger.error("".join(f"{f.filename}:{f.lineno} in {f.name}\n" for f in extract_tb(err.__traceback__)))
+        return Message(Error(UNEXPECTED, "the client failed; its own log says where"), reply_to=msg)

@@ -16,6 +16,11 @@ from pdss_fl.bundled import BUNDLED_MODEL
 from pdss_fl.config import BUILT_IN_DATA, IDENTITY, NOT_EMPTY, SCRATCH, RunSettings, checked, one_of
 from pdss_fl.errors import PolicyRefusal, SettingError
 
+_KNOWN = {
+    "state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example", "allowed-mechanisms",
+    "allowed-models", "allowed-lengths", "public-choices", "metrics",
+}  # fmt: skip
+_FLOWERS = {"partition-id", "num-partitions", "policy"}
 _REQUIRED = ("state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example")
 
 
@@ -34,6 +39,8 @@ class NodePolicy:
     max_epsilon_per_example: float
     allowed_mechanisms: tuple[str, ...] = ()
     allowed_models: tuple[str, ...] = (SCRATCH, BUNDLED_MODEL)
+    allowed_lengths: tuple[str, ...] = ("fixed", "bucket")
+    public_choices: tuple[str, ...] = ()
     metrics: str = "full"
     simulated: bool = False
 
@@ -43,8 +50,9 @@ class NodePolicy:
 
         Keys: ``state-dir``, ``data-path``, ``max-epsilon-per-token``, ``max-epsilon-per-example``
         (all four needed), ``allowed-mechanisms`` and ``allowed-models`` (words separated by spaces or
-        commas), ``metrics`` (``full`` or ``none``), and ``policy``: a TOML file with the same keys,
-        which ``node_config`` itself outranks.
+        commas, or lists in the file), ``allowed-lengths`` (of ``privacy.length``), ``public-choices`` (the
+        labels that may be sent unperturbed, separated by commas), ``metrics`` (``full`` or ``none``), and
+        ``policy``: a TOML file with the same keys, which ``node_config`` itself outranks.
 
         Raises
         ------
@@ -52,6 +60,11 @@ class NodePolicy:
             If one of the four is missing or a value is out of range.
         """
         config = _with_policy_file(node_config)
+        unknown = sorted(set(config) - _KNOWN - _FLOWERS)
+        if unknown:
+            raise SettingError(
+                f"this SuperNode's config has unknown keys: {', '.join(unknown)}; known are {', '.join(sorted(_KNOWN))}"
+            )
         missing = [k for k in _REQUIRED if k not in config]
         if missing:
             raise SettingError(
@@ -67,6 +80,10 @@ class NodePolicy:
             max_epsilon_per_example=_checked_limit(config, "max-epsilon-per-example"),
             allowed_mechanisms=_words(config.get("allowed-mechanisms", "")),
             allowed_models=_words(config.get("allowed-models", " ".join(cls.allowed_models))),
+            allowed_lengths=_words(config.get("allowed-lengths", " ".join(cls.allowed_lengths))),
+            public_choices=tuple(
+                label.strip() for label in _list(config.get("public-choices", ""), ",") if label.strip()
+            ),
             metrics=checked("metrics", metrics, str, one_of("full", "none")),
         )
 
@@ -85,6 +102,7 @@ class NodePolicy:
             max_epsilon_per_example=math.inf,
             allowed_mechanisms=(settings.privacy.mechanism, IDENTITY) if built_in else (),
             allowed_models=(settings.slm.model, settings.privacy.embeddings),
+            allowed_lengths=(settings.privacy.length,),
             simulated=True,
         )
 
@@ -92,21 +110,35 @@ class NodePolicy:
         """Refuse what no run may ask of this node; raises ``PolicyRefusal`` that names the limit."""
         if settings.insecure_noise_seed >= 0 and not self.simulated:
             raise PolicyRefusal("insecure-noise-seed is for simulation; this node draws its noise unseeded")
-        asked = (("slm.model", settings.slm.model), ("privacy.embeddings", settings.privacy.embeddings))
-        for key, value in asked:
-            if value not in self.allowed_models:
+        if settings.data.public_choices and not (self.public_choices or self.simulated):
+            raise PolicyRefusal("data.public-choices sends choices unperturbed; this node names no public-choices")
+        if settings.privacy.length not in self.allowed_lengths:
+            raise PolicyRefusal(
+                f"privacy.length = {settings.privacy.length!r} is not among this node's allowed-lengths"
+            )
+        embeddings = [model for model in self.allowed_models if model != SCRATCH]  # no model has that name
+        for key, value, allowed in (
+            ("slm.model", settings.slm.model, self.allowed_models),
+            ("privacy.embeddings", settings.privacy.embeddings, embeddings),
+        ):
+            if value not in allowed:
                 raise PolicyRefusal(f"{key} = {value!r} is not among this node's allowed-models")
+        if self.allowed_mechanisms:  # before anything of a foreign mechanism is imported
+            self._check_named(settings.privacy.mechanism)
 
     def check_mechanism(self, name: str, kind: str, epsilon: float) -> None:
         """Refuse a mechanism or an epsilon per token; raises ``PolicyRefusal`` that names the limit."""
-        named = name in self.allowed_mechanisms
-        if not named and (kind == "none" or self.allowed_mechanisms):
-            raise PolicyRefusal(f"mechanism {name!r} (kind {kind}) is not among this node's allowed-mechanisms")
+        if kind in ("none", "approximate-ldp") or self.allowed_mechanisms:
+            self._check_named(name)
         if kind != "none" and epsilon > self.max_epsilon_per_token:
             raise PolicyRefusal(
                 f"privacy.epsilon = {epsilon:g} is above this node's "
                 f"max-epsilon-per-token = {self.max_epsilon_per_token:g}"
             )
+
+    def _check_named(self, name: str) -> None:
+        if name not in self.allowed_mechanisms:
+            raise PolicyRefusal(f"mechanism {name!r} is not among this node's allowed-mechanisms")
 
 
 def _with_policy_file(node_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,5 +163,12 @@ def _checked_limit(config: Mapping[str, Any], key: str) -> float:
     return float(checked(key, config[key], float, rule))
 
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(str(text).replace(",", " ").split())
+def _words(value: Any) -> tuple[str, ...]:
+    return tuple(word for part in _list(value, ",") for word in part.split())
+
+
+def _list(value: Any, separator: str) -> list[str]:
+    """Return a policy's list, from TOML's own form or from one text."""
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return str(value).split(separator)

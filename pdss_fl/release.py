@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from pdss_fl.data.example import Example
-from pdss_fl.data.prompts import PromptShape, RenderedPrompt, choice_order, public_labels, render
-from pdss_fl.errors import BudgetExhausted
+from pdss_fl.data.prompts import PromptShape, RenderedPrompt, choice_order, render
+from pdss_fl.errors import BudgetExhausted, DataError, StoreError
 from pdss_fl.messages import PerturbedPrompt, PrivacyStatement, PromptBatch
 from pdss_fl.privacy import Charge, DocumentGuarantee, Ledger, PrivacyMechanism, Vocabulary
 
@@ -28,7 +28,7 @@ class Perturber:
     """A mechanism with its vocabulary and the public shape of prompts.
 
     ``generator`` is ``None`` (the operating system's entropy) except in a simulation that asked for
-    ``insecure-noise-seed``.
+    ``insecure-noise-seed``. ``labels`` are the node's public choices, sent as they are, or empty.
     """
 
     vocabulary: Vocabulary
@@ -36,6 +36,7 @@ class Perturber:
     shape: PromptShape
     delta: float
     generator: np.random.Generator | None = None
+    labels: tuple[str, ...] = ()
 
     def shuffle(self, items: list[Any]) -> None:
         """Put a list into a random order, from the same source of randomness as the noise."""
@@ -102,16 +103,17 @@ class Released:
 
     batch: PromptBatch
     examples: tuple[Example, ...]
-    payloads: tuple[dict[str, Any], ...]
     refused: int
     truncated: int
 
 
 def release_prompts(examples: Sequence[Example], perturber: Perturber, ledger: Ledger) -> Released:
-    """Return a batch of perturbed prompts for as many examples as the ledger can pay.
+    """Return a batch of perturbed prompts for as many examples as the ledger can pay, in a random order.
 
-    What the ledger holds for an example under the same recipe is sent again and costs nothing. The
-    rest is perturbed and charged, and the ledger is written, before anything is put into the batch.
+    What the ledger holds for an example under the same recipe is sent again and costs nothing. The rest is
+    perturbed and charged, and the ledger is written, before anything is put into the batch. Examples that
+    agree in question, choices and person are sent once. The charge is basic composition (tokens x epsilon),
+    which no setting of the run can lower; the batch states the tighter figure at ``delta`` beside it.
 
     Raises
     ------
@@ -120,31 +122,44 @@ def release_prompts(examples: Sequence[Example], perturber: Perturber, ledger: L
     StoreError
         If the ledger cannot be written; nothing is released then.
     """
-    labels = public_labels(examples) if perturber.shape.public_choices else ()
-    stored = {e.content_hash: ledger.lookup(e.content_hash, perturber.recipe) for e in examples}
-    fresh = list({e.content_hash: e for e in examples if stored[e.content_hash] is None}.values())
-    document = perturber.document
-    charges = [
-        Charge(e.content_hash, e.person, perturber.recipe, document.epsilon, document.delta, payload)
-        for e, payload in zip(fresh, perturber.perturb(fresh), strict=True)
-    ]
-    accepted = ledger.charge(charges)
-    stored |= {c.example: c.payload for c, ok in zip(charges, accepted, strict=True) if ok}
-    sent = [e for e in examples if stored[e.content_hash] is not None]
+    distinct = list({e.release_key: e for e in examples}.values())
+    _check_labels(distinct, perturber.labels)
+    fresh = [e for e in distinct if ledger.lookup(e.release_key, perturber.recipe) is None]
+    charged = perturber.mechanism.compose(perturber.shape.tokens, 0.0)
+    ledger.charge(
+        [
+            Charge(e.release_key, e.person, perturber.recipe, charged.epsilon, charged.delta, payload)
+            for e, payload in zip(fresh, perturber.perturb(fresh), strict=True)
+        ]
+    )
+    # Read back, so that what another process has just stored is sent and not perturbed twice.
+    sent = [e for e in distinct if ledger.lookup(e.release_key, perturber.recipe) is not None]
     if not sent:
         raise BudgetExhausted(
-            f"none of the examples can pay epsilon {document.epsilon:.4g} a prompt any more under this node's "
+            f"none of the examples can pay epsilon {charged.epsilon:.4g} a prompt any more under this node's "
             "max-epsilon-per-example"
         )
     perturber.shuffle(sent)
-    payloads = [stored[e.content_hash] or {} for e in sent]
-    prompts = tuple(_prompt(i, payload, labels) for i, payload in enumerate(payloads))
+    return resend_prompts(sent, len(distinct) - len(sent), perturber, ledger)
+
+
+def resend_prompts(sent: Sequence[Example], refused: int, perturber: Perturber, ledger: Ledger) -> Released:
+    """Return the batch of examples that the ledger holds, in the order given; costs nothing."""
+    payloads = [stored_payload(e, perturber, ledger) for e in sent]
+    prompts = tuple(_prompt(i, payload, perturber.labels) for i, payload in enumerate(payloads))
     truncated = sum(
         render(e, p["order"], perturber.shape, perturber.vocabulary.split).truncated
         for e, p in zip(sent, payloads, strict=True)
     )
-    batch = PromptBatch(prompts, perturber.statement())
-    return Released(batch, tuple(sent), tuple(payloads), len(examples) - len(sent), truncated)
+    return Released(PromptBatch(prompts, perturber.statement()), tuple(sent), refused, truncated)
+
+
+def stored_payload(example: Example, perturber: Perturber, ledger: Ledger) -> dict[str, Any]:
+    """Return what was released of an example; raises ``StoreError`` if the ledger no longer holds it."""
+    payload = ledger.lookup(example.release_key, perturber.recipe)
+    if payload is None:
+        raise StoreError("this node's ledger no longer holds what was released in this run: restore it from a backup")
+    return payload
 
 
 def word_pairs(example: Example, payload: dict[str, Any], perturber: Perturber) -> list[tuple[str, str]]:
@@ -161,3 +176,8 @@ def word_pairs(example: Example, payload: dict[str, Any], perturber: Perturber) 
 def _prompt(ordinal: int, payload: dict[str, Any], labels: Sequence[str]) -> PerturbedPrompt:
     choices = tuple(labels) or tuple(" ".join(words) for words in payload["choices"])
     return PerturbedPrompt(ordinal, " ".join(payload["question"]), choices)
+
+
+def _check_labels(examples: Sequence[Example], labels: Sequence[str]) -> None:
+    if labels and any(set(example.choices) != set(labels) for example in examples):
+        raise DataError("an example's choices are not this node's public-choices, so they are not sent unperturbed")

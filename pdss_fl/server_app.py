@@ -13,8 +13,8 @@ from typing import Any
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
-from pdss_fl.config import LLMSettings, RunSettings
-from pdss_fl.errors import PdssError, QuorumLost
+from pdss_fl.config import BUILT_IN_DATA, LLMSettings, RunSettings
+from pdss_fl.errors import PdssError, PolicyRefusal, QuorumLost
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.logs import configure_logging
 from pdss_fl.messages import GenerationSettings
@@ -50,26 +50,31 @@ def run_comparison(grid: Grid, settings: RunSettings, run_id: int) -> str:
     directory = RunDirectory(settings.run_directory(run_id))
     directory.write("settings.json", settings.flat())
     started = time.monotonic()
-    generator = load_generator(settings.llm) if _needs_llm(settings) else None
+    generator = load_generator(settings.llm, settings.data.source) if _needs_llm(settings) else None
     load_seconds = time.monotonic() - started
-    _wait_for_clients(grid, settings.min_available_nodes)
+    _wait_for_clients(grid, settings.min_available_nodes, settings.perturb_timeout)
     strategies: dict[str, StepByStepDistillation] = {}
     outcome: dict[str, Any] = {}
     for method in settings.method_names:
         logger.info("method %s starts", method)
         strategies[method] = _strategy(generator, method, settings)
         outcome[method] = _run_method(grid, strategies[method], settings)
+        # Written after every method, so that one that fails takes nothing of the others with it.
         directory.append_metrics(strategies[method].client_metrics)
-    summary = _summary(outcome, strategies, generator, load_seconds)
-    claims = {m: [vars(s) for s in strategy.statements.values()] for m, strategy in strategies.items()}
-    directory.write("privacy.json", {"statements": claims})
-    directory.write("summary.json", summary)
+        claims = {m: [vars(s) for s in strategy.statements.values()] for m, strategy in strategies.items()}
+        directory.write("privacy.json", {"statements": claims})
+        summary = _summary(outcome, strategies, generator, load_seconds)
+        directory.write("summary.json", summary)
     print(render_summary(summary), flush=True)
     return str(directory.path)
 
 
-def load_generator(llm: LLMSettings) -> RationaleGenerator:
-    """Return the LLM that the settings name, loaded or reached; raises ``LLMUnavailable`` otherwise."""
+def load_generator(llm: LLMSettings, data_source: str = BUILT_IN_DATA) -> RationaleGenerator:
+    """Return the LLM that the settings name, loaded or reached; raises ``LLMUnavailable`` otherwise.
+
+    The built-in adapter, which ``llm.adapter = "auto"`` means, knows the built-in set only, so it is left out
+    for any other ``data_source``.
+    """
     if llm.backend == "grpc":
         from pdss_fl.llm.remote import RemoteGenerator
 
@@ -79,17 +84,23 @@ def load_generator(llm: LLMSettings) -> RationaleGenerator:
     from pdss_fl.llm.generator import load_local_generator
 
     logger.info("LLM: loading %s", llm.model)
-    return load_local_generator(llm.model, llm.instruction, llm.dtype, llm.batch_size, llm.adapter)
+    adapter = "" if llm.adapter == "auto" and data_source != BUILT_IN_DATA else llm.adapter
+    return load_local_generator(llm.model, llm.instruction, llm.dtype, llm.batch_size, adapter)
 
 
 def _needs_llm(settings: RunSettings) -> bool:
     return bool({"pdss", "dss"} & set(settings.method_names))
 
 
-def _wait_for_clients(grid: Grid, wanted: int) -> None:
+def _wait_for_clients(grid: Grid, wanted: int, timeout: float) -> None:
     logger.info("waiting for %d clients (min-available-nodes)", wanted)
-    last = time.monotonic()
+    started = last = time.monotonic()
     while (found := len(list(grid.get_node_ids()))) < wanted:
+        if time.monotonic() - started > timeout:
+            raise QuorumLost(
+                f"{found} clients are connected after {timeout:g} s (perturb-timeout), fewer than "
+                f"min-available-nodes = {wanted}: start more, or lower it"
+            )
         time.sleep(1.0)
         if time.monotonic() - last >= 15.0:
             last = time.monotonic()
@@ -117,9 +128,9 @@ def _run_method(grid: Grid, strategy: StepByStepDistillation, settings: RunSetti
                 grid, ArrayRecord(), num_rounds=settings.num_server_rounds, timeout=settings.distill_timeout
             )
         except QuorumLost:
-            if strategy.method != "dss":
+            if strategy.method != "dss" or strategy.failure_codes != {PolicyRefusal.code}:
                 raise
-            logger.warning("dss, the bound without privacy, is left out: the clients do not allow it")
+            logger.warning("dss, the bound without privacy, is left out: the clients' policies do not allow it")
             return None
         metrics = result.evaluate_metrics_clientapp.get(settings.num_server_rounds)
     total = int(metrics["num-examples"]) if metrics else 0  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,28 +41,57 @@ class ClientStore:
         return self.directory / "slm" / _name(method)
 
     def save_asked(self, method: str, server_round: int, asked: list[str]) -> None:
-        """Remember which example (by content hash) was sent under which ordinal."""
+        """Remember which example (by its key) was sent under which ordinal."""
         self._write(self._asked_path(method, server_round), asked)
 
     def load_asked(self, method: str, server_round: int) -> list[str]:
-        """Return the content hashes by ordinal; raises ``StoreError`` if the round asked nothing."""
+        """Return the examples' keys by ordinal; raises ``StoreError`` if the round asked nothing."""
         path = self._asked_path(method, server_round)
         if not path.exists():
             raise StoreError("rationales came for a round in which this client sent no prompts")
         return list(self._read(path))
 
+    def was_asked(self, method: str, server_round: int) -> bool:
+        """Tell whether a round's prompts were sent already, so that a retry sends them in the same order."""
+        return self._asked_path(method, server_round).exists()
+
+    def save_metrics(self, method: str, server_round: int, metrics: dict[str, Any]) -> None:
+        """Remember that a round was distilled, and what was reported of it."""
+        self._write(self._metrics_path(method, server_round), metrics)
+
+    def load_metrics(self, method: str, server_round: int) -> dict[str, Any] | None:
+        """Return what was reported of a round that is distilled already, else ``None``."""
+        path = self._metrics_path(method, server_round)
+        return dict(self._read(path)) if path.exists() else None
+
+    def save_slm(self, method: str, save: Callable[[Path], None]) -> None:
+        """Let ``save`` write a method's small model, and put it into place whole."""
+        final = self.slm_directory(method)
+        try:
+            final.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=final.parent) as scratch:
+                save(Path(scratch) / "new")
+                if final.exists():
+                    final.rename(Path(scratch) / "old")
+                (Path(scratch) / "new").rename(final)
+        except OSError as err:
+            raise _unwritable(err) from None
+
     def save_rationales(self, method: str, rationales: dict[str, dict[str, Any]]) -> None:
-        """Add decoded rationales by content hash to those of earlier rounds."""
+        """Add decoded rationales by example key to those of earlier rounds."""
         path = self._rationales_path(method)
         self._write(path, {**self.load_rationales(method), **rationales})
 
     def load_rationales(self, method: str) -> dict[str, dict[str, Any]]:
-        """Return all decoded rationales of a method by content hash."""
+        """Return all decoded rationales of a method by example key."""
         path = self._rationales_path(method)
         return dict(self._read(path)) if path.exists() else {}
 
     def _asked_path(self, method: str, server_round: int) -> Path:
         return self.directory / "asked" / f"{_name(method)}-{server_round}.json"
+
+    def _metrics_path(self, method: str, server_round: int) -> Path:
+        return self.directory / "metrics" / f"{_name(method)}-{server_round}.json"
 
     def _rationales_path(self, method: str) -> Path:
         return self.directory / "rationales" / f"{_name(method)}.json"

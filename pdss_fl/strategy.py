@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -30,7 +30,8 @@ from pdss_fl.messages import (
 
 logger = logging.getLogger("pdss_fl.strategy")
 
-STANDALONE = "standalone"
+UNTRAINED, STANDALONE = "untrained", "standalone"
+_COUNTS = ("num-examples", "correct")
 _PROGRESS_SECONDS = 5.0
 _MAX_REASON_CHARS = 400
 
@@ -78,6 +79,8 @@ class StepByStepDistillation(FedAvg):
         What each client claimed about its last batch, by node id.
     client_metrics : list[dict]
         One row a client and phase, as the clients reported.
+    failure_codes : set[int]
+        Codes of the errors that clients answered with.
     """
 
     def __init__(
@@ -105,7 +108,9 @@ class StepByStepDistillation(FedAvg):
         self.perturb_timeout = perturb_timeout
         self.usage = Usage()
         self.statements: dict[int, PrivacyStatement] = {}
-        self.client_metrics: list[dict[str, str | int | float]] = []
+        self.client_metrics: list[dict[str, str | int]] = []
+        self.failure_codes: set[int] = set()
+        self._trained: set[int] = set()
         self._sent: list[Message] = []
         self._sent_at = time.monotonic()
 
@@ -141,6 +146,8 @@ class StepByStepDistillation(FedAvg):
     ) -> Iterable[Message]:
         """Ask clients to evaluate the method's small model on their own held-out questions."""
         node_ids, _ = sample_nodes(grid, self.min_available_nodes, self._sample_size(grid, self.fraction_evaluate))
+        if self.method != UNTRAINED:  # a client that has not trained has nothing to evaluate
+            node_ids = [node for node in node_ids if node in self._trained]
         content = RecordDict({"config": self._config(config, server_round)})
         return self._remember(_requests(dict.fromkeys(node_ids, content), "evaluate", server_round))
 
@@ -182,40 +189,56 @@ class StepByStepDistillation(FedAvg):
         return batches
 
     def _write_rationales(self, batches: Mapping[int, PromptBatch]) -> dict[int, RationaleBatch]:
-        """Put the prompts of all clients into one request and take the answers apart again."""
+        """Let the LLM answer the prompts of all clients together; leave out a client whose prompts it refuses."""
         if self.generator is None:
             raise ValueError(f"method {self.method!r} needs a generator")
         started = time.monotonic()
+        logger.info(
+            "LLM: %d perturbed prompts of %d clients", sum(len(b.prompts) for b in batches.values()), len(batches)
+        )
+        try:
+            answers = self._ask(self.generator, batches)
+        except MessageError:
+            answers = {}
+            for node, batch in batches.items():
+                try:
+                    answers |= self._ask(self.generator, {node: batch})
+                except MessageError as err:
+                    logger.warning("client %d left out: the LLM refuses its prompts: %s", node, err.public)
+            self._check_quorum("query.perturb", len(answers))
+        self.usage.add_seconds("llm", started)
+        return answers
+
+    def _ask(self, generator: RationaleGenerator, batches: Mapping[int, PromptBatch]) -> dict[int, RationaleBatch]:
+        """Put the prompts of some clients into one request and take the answers apart again."""
         owners = [(node, prompt.ordinal) for node, batch in batches.items() for prompt in batch.prompts]
         prompts = (prompt for batch in batches.values() for prompt in batch.prompts)
-        request = PromptBatch(
-            tuple(PerturbedPrompt(i, p.question, p.choices) for i, p in enumerate(prompts)),
-            next(iter(batches.values())).privacy,
-        )
+        weakest = max((b.privacy for b in batches.values()), key=lambda p: p.epsilon_per_token)
+        request = PromptBatch(tuple(PerturbedPrompt(i, p.question, p.choices) for i, p in enumerate(prompts)), weakest)
         written: dict[int, list[Rationale]] = {node: [] for node in batches}
-        progress = _Progress(len(owners), len(batches))
-        for rationale in self.generator.generate(request, self.generation):
+        progress = _Progress(len(owners))
+        for rationale in generator.generate(request, self.generation):
             node, ordinal = owners[rationale.ordinal]
-            written[node].append(Rationale(ordinal, rationale.text, rationale.finish, rationale.tokens))
+            written[node].append(replace(rationale, ordinal=ordinal))
             self.usage.tokens += rationale.tokens
             progress.one_more()
         self.usage.prompts += len(owners)
-        self.usage.add_seconds("llm", started)
-        model = self.generator.info.model
+        model = generator.info.model
         return {node: RationaleBatch(tuple(rows), model) for node, rows in written.items()}
 
     def _aggregate(self, phase: str, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         answered = self._answered(phase, self._sent, replies)
         self.usage.add_seconds(phase, self._sent_at)
-        total: dict[str, int | float] = {"num-examples": 0}
+        total = dict.fromkeys(_COUNTS, 0)
         for node, reply in answered.items():
-            metrics = _metrics(reply)
+            metrics = _counts(reply)
             self.client_metrics.append(
                 {"method": self.method, "round": server_round, "phase": phase, "node": node, **metrics}
             )
-            for key in ("num-examples", "correct"):
-                if key in metrics:
-                    total[key] = total.get(key, 0) + int(metrics[key])
+            for key, value in metrics.items():
+                total[key] += value
+        if phase == "distill":
+            self._trained |= set(answered)
         return MetricRecord(dict(total))
 
     def _answered(self, step: str, requests: Iterable[Message], replies: Iterable[Message]) -> dict[int, Message]:
@@ -227,6 +250,7 @@ class StepByStepDistillation(FedAvg):
             if node is None:
                 logger.warning("%s: a reply to nothing that was asked is ignored", step)
             elif reply.has_error():
+                self.failure_codes.add(reply.error.code)
                 logger.warning(
                     "%s: client %d failed (code %d): %s",
                     step,
@@ -252,9 +276,8 @@ class StepByStepDistillation(FedAvg):
 class _Progress:
     """Logs how many prompts are answered, at most every few seconds."""
 
-    def __init__(self, total: int, clients: int) -> None:
+    def __init__(self, total: int) -> None:
         self.done, self.total, self.last = 0, total, time.monotonic()
-        logger.info("LLM: %d perturbed prompts of %d clients", total, clients)
 
     def one_more(self) -> None:
         """Count one answered prompt."""
@@ -276,11 +299,14 @@ def _payload(reply: Message) -> bytes:
     return payload
 
 
-def _metrics(reply: Message) -> dict[str, int | float]:
+def _counts(reply: Message) -> dict[str, int]:
+    """Return the counts that a client reported, nothing of a report that cannot be one."""
     record = reply.content.get("metrics")
     if not isinstance(record, MetricRecord):
         return {}
-    return {key: value for key, value in record.items() if isinstance(value, int | float)}
+    counts = {key: value for key in _COUNTS if isinstance(value := record.get(key), int)}
+    total = counts.get("num-examples", -1)
+    return counts if 0 <= counts.get("correct", 0) <= total else {}
 
 
 def _plain(reason: str | None) -> str:

@@ -77,7 +77,9 @@ def _fingerprint(model: str, words: list[str]) -> str:
     return hashlib.sha256(json.dumps([model, TEMPLATE, words, written]).encode()).hexdigest()[:24]
 
 
-def load_perturber(settings: RunSettings, mechanism: str, noise_seed: int | None = None) -> Perturber:
+def load_perturber(
+    settings: RunSettings, mechanism: str, noise_seed: int | None = None, labels: tuple[str, ...] = ()
+) -> Perturber:
     """Return what a run's settings ask for, with ``mechanism`` in place of the run's own if it differs.
 
     Parameters
@@ -88,6 +90,8 @@ def load_perturber(settings: RunSettings, mechanism: str, noise_seed: int | None
         ``settings.privacy.mechanism``, or ``identity`` for the non-private bound.
     noise_seed : int | None (default: None)
         Seeds the noise, in simulation only; ``None`` draws from the operating system.
+    labels : tuple[str, ...] (default: ())
+        The node's public choices, where ``data.public-choices`` asks to send them as they are.
     """
     privacy = settings.privacy
     vocabulary = load_vocabulary(privacy.vocabulary, privacy.vocabulary_size, privacy.embeddings)
@@ -97,6 +101,7 @@ def load_perturber(settings: RunSettings, mechanism: str, noise_seed: int | None
         prompt_shape(privacy, settings.data.public_choices),
         privacy.delta,
         None if noise_seed is None else np.random.default_rng(noise_seed),
+        labels,
     )
 
 

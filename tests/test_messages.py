@@ -110,6 +110,17 @@ def test_a_prompt_without_question_or_a_batch_without_statement_is_refused() -> 
         m.PromptBatch.from_proto(message)
 
 
+def test_a_statement_cannot_carry_control_characters_or_numbers_that_are_none() -> None:
+    message = batch_of("a robin").to_proto()
+    message.privacy.mechanism = "\x1b]0;x\x07" + "m" * 1000
+    read = m.PromptBatch.from_proto(message).privacy
+    assert read.mechanism.isprintable()
+    assert len(read.mechanism) == m.MAX_STATEMENT_CHARS
+    message.privacy.epsilon_per_token = float("nan")
+    with pytest.raises(MessageError, match="number that is none"):
+        m.PromptBatch.from_proto(message)
+
+
 def test_no_refusal_quotes_the_content() -> None:
     secret = "canary4471"
     message = batch_of(secret * 2000).to_proto()

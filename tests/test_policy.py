@@ -61,6 +61,12 @@ def test_a_run_may_not_ask_for_more_than_the_node_allows() -> None:
         policy.check_mechanism("identity", "none", math.inf)
     with pytest.raises(PolicyRefusal, match="insecure-noise-seed"):
         policy.check_run(RunSettings.from_run_config({"insecure-noise-seed": 1}))
+    with pytest.raises(PolicyRefusal, match=r"privacy\.length"):
+        policy.check_run(RunSettings.from_run_config({"privacy.length": "exact"}))
+    with pytest.raises(PolicyRefusal, match="public-choices"):
+        policy.check_run(RunSettings.from_run_config({"data.public-choices": True}))
+    with pytest.raises(PolicyRefusal, match=r"privacy\.embeddings"):
+        policy.check_run(RunSettings.from_run_config({"privacy.embeddings": "scratch"}))
     with pytest.raises(PolicyRefusal, match=r"slm\.model"):
         policy.check_run(RunSettings.from_run_config({"slm.model": "somebody/else"}))
 
@@ -78,3 +84,29 @@ def test_simulation_allows_identity_on_the_built_in_data_only(tmp_path: Path) ->
     real = RunSettings.from_run_config({"data.source": "jsonl", "data.path": "/data"})
     with pytest.raises(PolicyRefusal):
         NodePolicy.simulation(tmp_path, real).check_mechanism("identity", "none", math.inf)
+
+
+def test_a_node_names_its_public_labels_itself(tmp_path: Path) -> None:
+    policy = NodePolicy.from_node_config({**NODE, "public-choices": "yes, no way"})
+    assert policy.public_choices == ("yes", "no way")
+    policy.check_run(RunSettings.from_run_config({"data.public-choices": True}))
+
+
+@pytest.mark.parametrize("typo", ["metric", "allowed-mechanism", "max-epsilon"])
+def test_a_key_that_nobody_reads_is_refused_and_not_ignored(tmp_path: Path, typo: str) -> None:
+    with pytest.raises(SettingError, match=f"unknown keys: {typo}"):
+        NodePolicy.from_node_config({**NODE, typo: "none"})
+    (tmp_path / "policy.toml").write_text(f'{typo} = "none"\n')
+    with pytest.raises(SettingError, match=f"unknown keys: {typo}"):
+        NodePolicy.from_node_config({**NODE, "policy": str(tmp_path / "policy.toml")})
+
+
+def test_lists_of_a_policy_file_are_lists(tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text('allowed-mechanisms = ["staircase", "identity"]\n')
+    policy = NodePolicy.from_node_config({**NODE, "policy": str(tmp_path / "policy.toml")})
+    assert policy.allowed_mechanisms == ("staircase", "identity")
+
+
+def test_a_weaker_guarantee_is_allowed_by_name_only() -> None:
+    with pytest.raises(PolicyRefusal):
+        NodePolicy.from_node_config(NODE).check_mechanism("gaussian", "approximate-ldp", 1.0)

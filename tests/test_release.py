@@ -10,9 +10,9 @@ import torch
 
 from pdss_fl.data.example import Example
 from pdss_fl.data.prompts import PromptShape
-from pdss_fl.errors import BudgetExhausted, StoreError
+from pdss_fl.errors import BudgetExhausted, DataError, StoreError
 from pdss_fl.privacy import Ledger, Vocabulary, create_mechanism
-from pdss_fl.release import Perturber, release_prompts, word_pairs
+from pdss_fl.release import Perturber, release_prompts, stored_payload, word_pairs
 
 WORDS = ["what", "does", "a", "robin", "have", "feathers", "wheels", "petals", "strings", "thing"]
 VOCABULARY = Vocabulary(WORDS, torch.randn(10, 6, generator=torch.Generator().manual_seed(1)), fallback="thing")
@@ -37,18 +37,25 @@ def test_every_prompt_is_charged_its_document_epsilon(tmp_path: Path) -> None:
     document = perturber().document
     assert document.tokens == 12
     for example in EXAMPLES:
-        assert book.spent(example.content_hash) == document.epsilon
+        assert book.spent(example.release_key) == document.epsilon
     assert book.spent_by_person("Quuxington") == document.epsilon
     assert released.batch.privacy.epsilon_per_document == document.epsilon
     assert released.batch.privacy.vocabulary_sha256 == VOCABULARY.sha256
 
 
-def test_the_ledger_is_written_before_anything_is_released(tmp_path: Path) -> None:
+def test_nothing_is_released_that_the_ledger_could_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     book = ledger(tmp_path)
-    (tmp_path / "ledger.jsonl").unlink()
-    (tmp_path / "ledger.jsonl").mkdir()
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(StoreError, match="ledger"):
         release_prompts(EXAMPLES, perturber(), book)
+    monkeypatch.undo()
+    for example in EXAMPLES:  # what may have reached the disk counts as spent
+        stored = book.lookup(example.release_key, perturber().recipe)
+        assert (stored is None) == (book.spent(example.release_key) == 0.0)
 
 
 def test_a_retry_sends_the_same_text_and_pays_nothing(tmp_path: Path) -> None:
@@ -56,7 +63,7 @@ def test_a_retry_sends_the_same_text_and_pays_nothing(tmp_path: Path) -> None:
     second = release_prompts(EXAMPLES, perturber(), ledger(tmp_path))
     texts = [{(p.question, p.choices) for p in released.batch.prompts} for released in (first, second)]
     assert texts[0] == texts[1]
-    assert ledger(tmp_path).spent(EXAMPLES[0].content_hash) == perturber().document.epsilon
+    assert ledger(tmp_path).spent(EXAMPLES[0].release_key) == perturber().document.epsilon
 
 
 def test_another_setting_is_another_release(tmp_path: Path) -> None:
@@ -64,7 +71,7 @@ def test_another_setting_is_another_release(tmp_path: Path) -> None:
     for made in (perturber(), perturber(epsilon=1.0), perturber(length="exact")):
         release_prompts(EXAMPLES, made, book)
     one = perturber().document.epsilon
-    assert book.spent(EXAMPLES[0].content_hash) > 2 * one
+    assert book.spent(EXAMPLES[0].release_key) > 2 * one
 
 
 def test_an_exhausted_example_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -78,8 +85,10 @@ def test_an_exhausted_example_is_left_out_and_the_run_goes_on(tmp_path: Path) ->
 
 
 def test_the_client_can_put_every_word_back(tmp_path: Path) -> None:
-    released = release_prompts(EXAMPLES, perturber(), ledger(tmp_path))
-    for example, payload in zip(released.examples, released.payloads, strict=True):
+    book = ledger(tmp_path)
+    released = release_prompts(EXAMPLES, perturber(), book)
+    for example in released.examples:
+        payload = stored_payload(example, perturber(), book)
         pairs = word_pairs(example, payload, perturber())
         private = [word for _, word in pairs]
         expected = VOCABULARY.split(" ".join((example.question, *example.choices)))
@@ -109,6 +118,26 @@ def test_public_labels_are_sent_as_they_are_and_cost_nothing(tmp_path: Path) -> 
     yes_no = [Example("Does a robin have wheels?", ("yes", "no"), "no")]
     made = perturber()
     shape = PromptShape("fixed", 6, 2, 3, public_choices=True)
-    released = release_prompts(yes_no, Perturber(VOCABULARY, made.mechanism, shape, 1e-5), ledger(tmp_path))
+    public = Perturber(VOCABULARY, made.mechanism, shape, 1e-5, labels=("no", "yes"))
+    book = ledger(tmp_path)
+    released = release_prompts(yes_no, public, book)
     assert released.batch.prompts[0].choices == ("no", "yes")
     assert released.batch.privacy.tokens_per_document == 6
+    assert book.spent(yes_no[0].release_key) == 6 * 2.0, "six words of the question, none of the labels"
+    with pytest.raises(DataError, match="public-choices"):
+        release_prompts(EXAMPLES[:1], public, book)
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-5, 1e-3])
+def test_the_run_cannot_lower_the_charge_by_its_delta(tmp_path: Path, delta: float) -> None:
+    made = perturber(epsilon=0.01)
+    book = ledger(tmp_path)
+    release_prompts(EXAMPLES[:1], Perturber(VOCABULARY, made.mechanism, made.shape, delta), book)
+    assert book.spent(EXAMPLES[0].release_key) == pytest.approx(12 * 0.01)
+
+
+def test_equal_text_of_one_person_is_sent_once_and_of_two_persons_twice(tmp_path: Path) -> None:
+    ann, bob = (Example("What is it?", ("a robin", "wheels"), "wheels", person=p) for p in ("Ann", "Bob"))
+    book = ledger(tmp_path)
+    assert len(release_prompts([ann, ann, bob], perturber(), book).batch.prompts) == 2
+    assert book.spent_by_person("Ann") == book.spent_by_person("Bob") == perturber().document.epsilon

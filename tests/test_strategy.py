@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from pdss_fl.client_app import create_client_app
-from pdss_fl.errors import QuorumLost
-from pdss_fl.messages import GenerationSettings, RationaleBatch
+from pdss_fl.errors import MessageError, QuorumLost
+from pdss_fl.messages import Finish, GenerationSettings, PromptBatch, Rationale, RationaleBatch
 from pdss_fl.strategy import StepByStepDistillation
-from tests.harness import EchoGenerator, LoopbackGrid, context, node, save_tiny_model
+from tests.harness import EchoGenerator, LoopbackGrid, context, node, payload_bytes, save_tiny_model
 
 WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school")
 
@@ -25,20 +24,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
-@pytest.fixture(autouse=True)
-def _seen_by_caplog() -> None:
-    logging.getLogger("pdss_fl").propagate = True
-
-
 Fail = Callable[[Message], Message | bool | None]
 
 
 def grid_of(tmp_path: Path, tiny: Path, clients: int = 3, fail: Fail = lambda _: False, **changes: Any) -> LoopbackGrid:
     contexts = {}
+    tmp_path.mkdir(exist_ok=True)
     for i in range(1, clients + 1):
         path = tmp_path / f"data{i}.jsonl"
         records = [
-            {"question": f"what {w} has client number {i}?", "choices": [w, "other", "new"], "answer": w} for w in WORDS
+            {"question": f"what {w} has client {i} {j}?", "choices": [w, "other", "new"], "answer": w}
+            for w in WORDS
+            for j in range(7)
         ]
         path.write_text("\n".join(json.dumps(r) for r in records))
         config = {
@@ -47,7 +44,7 @@ def grid_of(tmp_path: Path, tiny: Path, clients: int = 3, fail: Fail = lambda _:
             "privacy.vocabulary-size": 200,
             "data.source": "jsonl",
             "data.train-examples": 8,
-            "data.test-examples": 4,
+            "data.test-examples": 20,
             "slm.hidden-size": 32,
             "slm.layers": 1,
             "distill.steps": 2,
@@ -88,7 +85,7 @@ def test_every_client_gets_the_answers_to_its_own_prompts(tmp_path: Path, tiny: 
 def test_each_client_keeps_its_own_model_and_reports_counts(tmp_path: Path, tiny: Path) -> None:
     strategy = start(grid_of(tmp_path, tiny, clients=2))
     rows = [r for r in strategy.client_metrics if r["phase"] == "evaluate"]
-    assert [r["num-examples"] for r in rows] == [4, 4]
+    assert [r["num-examples"] for r in rows] == [20, 20]
     for i in (1, 2):
         assert (tmp_path / f"state{i}" / "runs" / "1" / "slm" / "pdss" / "model.safetensors").is_file()
 
@@ -99,9 +96,7 @@ def test_standalone_asks_for_no_prompts_and_charges_nothing(tmp_path: Path, tiny
     strategy.start(grid, ArrayRecord(), num_rounds=1)
     assert not sent(grid, "query.perturb")
     assert len(sent(grid, "train.distill")) == 2
-    assert (tmp_path / "state1" / "ledger.jsonl").read_text() == "" or not (
-        tmp_path / "state1" / "ledger.jsonl"
-    ).exists()
+    assert (tmp_path / "state1" / "ledger.jsonl").read_text() == ""
 
 
 def test_rounds_ask_for_disjoint_parts_and_train_on_all_so_far(tmp_path: Path, tiny: Path) -> None:
@@ -142,11 +137,11 @@ def test_a_failing_client_is_named_and_left_out(
     grid = grid_of(tmp_path, tiny, fail=fail)
     strategy = start(grid, quorum=2)
     evaluated = {r["node"] for r in strategy.client_metrics if r["phase"] == "evaluate" and "correct" in r}
-    if how == "garbage" and step == "train.distill":
-        assert evaluated == {1, 2, 3}, "a train reply without metrics still counts as an answer"
+    if how == "garbage" and step != "query.perturb":
+        assert {1, 3} <= evaluated, "a reply without counts is an answer that adds nothing"
         return
     assert {1, 3} <= evaluated
-    assert "client 2" in caplog.text or how == "garbage"
+    assert "client 2" in caplog.text
     assert "\x1b" not in caplog.text
     if step == "query.perturb":
         assert {m.metadata.dst_node_id for m in sent(grid, "train.distill")} == {1, 3}
@@ -201,9 +196,8 @@ def test_a_refusal_reaches_the_strategy_as_a_code_and_a_public_line(
 
 def test_metrics_none_reports_no_count_of_the_private_data(tmp_path: Path, tiny: Path) -> None:
     strategy = start(grid_of(tmp_path, tiny, clients=1, policy={"metrics": "none"}))
-    rows = {r["phase"]: r for r in strategy.client_metrics}
-    assert rows["evaluate"]["num-examples"] == rows["evaluate"]["correct"] == 0
-    assert "label-loss" not in rows["distill"]
+    (row,) = (r for r in strategy.client_metrics if r["phase"] == "evaluate")
+    assert row["num-examples"] == row["correct"] == 0
 
 
 def test_the_generation_settings_reach_the_llm(tmp_path: Path, tiny: Path) -> None:
@@ -216,3 +210,100 @@ def test_the_generation_settings_reach_the_llm(tmp_path: Path, tiny: Path) -> No
 
     start(grid_of(tmp_path, tiny, clients=1), Recording(), generation=GenerationSettings(7, ("x",)))
     assert asked == [GenerationSettings(7, ("x",))]
+
+
+def ask(kind: str, grid: LoopbackGrid, **records: ConfigRecord) -> Message:
+    config = ConfigRecord({"method": "pdss", "server-round": 1})
+    return grid.app(Message(RecordDict({"config": config, **records}), 1, kind), grid.contexts[1])
+
+
+def test_a_retried_request_gets_the_same_prompts_in_the_same_order(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, clients=1)
+    first, second = (payload_bytes(ask("query.perturb", grid)) for _ in range(2))
+    assert first[first.index(b"payload") :] == second[second.index(b"payload") :]
+
+
+def test_a_retried_distillation_trains_nothing_again(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, clients=1)
+    start(grid)
+    weights = tmp_path / "state1" / "runs" / "1" / "slm" / "pdss" / "model.safetensors"
+    before = weights.read_bytes()
+    (request,) = sent(grid, "train.distill")
+    assert not grid.app(request, grid.contexts[1]).has_error()
+    assert weights.read_bytes() == before
+
+
+@pytest.mark.parametrize("decision", ["drop", "correct"])
+def test_what_a_client_reports_does_not_tell_which_rationales_it_kept(
+    tmp_path: Path, tiny: Path, decision: str
+) -> None:
+    """A server that writes the answers itself learns no label from the reply to any of them."""
+    reports = set()
+    for choice in range(3):
+        grid = grid_of(tmp_path / str(choice), tiny, clients=1, **{"distill.filter": decision, "slm.max-tokens": 32})
+        asked = PromptBatch.parse(ask("query.perturb", grid).content["prompts"]["payload"])  # type: ignore[index,arg-type]
+        texts = [f"{'long ' * 60}So the answer is {p.choices[choice % len(p.choices)]}." for p in asked.prompts]
+        rows = tuple(Rationale(i, text, Finish.STOP, 1) for i, text in enumerate(texts))
+        payload = ConfigRecord({"payload": RationaleBatch(rows, "m").serialize()})
+        reply = ask("train.distill", grid, rationales=payload)
+        reports.add(str(dict(reply.content["metrics"])))  # type: ignore[call-overload]
+    assert reports == {"{'num-examples': 8}"}
+
+
+def test_a_client_that_has_not_trained_is_not_counted_for_a_method(tmp_path: Path, tiny: Path) -> None:
+    def lose_training(message: Message) -> Message | bool | None:
+        return None if (message.metadata.dst_node_id, message.metadata.message_type) == (2, "train.distill") else False
+
+    grid = grid_of(tmp_path, tiny, fail=lose_training)
+    start(grid, quorum=2)
+    assert {m.metadata.dst_node_id for m in sent(grid, "evaluate")} == {1, 3}
+    reply = grid.app(sent(grid, "evaluate")[0], grid_of(tmp_path / "new", tiny, clients=1).contexts[1])
+    assert reply.has_error(), "a client without the method's model says so"
+
+
+@pytest.mark.parametrize(
+    "report", [{"num-examples": 5, "correct": 9}, {"correct": 3}, {"num-examples": -4, "correct": -5}]
+)
+def test_counts_that_cannot_be_are_not_counted(tmp_path: Path, tiny: Path, report: dict[str, int]) -> None:
+    def lie(message: Message) -> Message | bool | None:
+        if (message.metadata.dst_node_id, message.metadata.message_type) != (2, "evaluate"):
+            return False
+        return Message(RecordDict({"metrics": MetricRecord(dict(report))}), reply_to=message)
+
+    strategy = start(grid_of(tmp_path, tiny, fail=lie), quorum=2)
+    rows = [r for r in strategy.client_metrics if r["phase"] == "evaluate"]
+    assert sum(int(r.get("num-examples", 0)) for r in rows) == 40
+
+
+def test_a_client_whose_prompts_the_llm_refuses_is_left_out_alone(
+    tmp_path: Path, tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Choosy(EchoGenerator):
+        def generate(self, batch: PromptBatch, *rest: Any) -> Any:
+            if len(batch.prompts) != 8 or len(self.seen) == 1:
+                self.seen.append(batch)
+                raise MessageError("too long")
+            return super().generate(batch, *rest)
+
+    grid = grid_of(tmp_path, tiny)
+    start(grid, Choosy(), quorum=1)
+    assert "the LLM refuses its prompts" in caplog.text
+    assert len(sent(grid, "train.distill")) < 3
+
+
+def test_more_rounds_than_examples_are_named(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, clients=1, **{"num-server-rounds": 9})
+    config = ConfigRecord({"method": "pdss", "server-round": 9})
+    reply = grid.app(Message(RecordDict({"config": config}), 1, "query.perturb"), grid.contexts[1])
+    assert "num-server-rounds = 9" in str(reply.error.reason)
+
+
+def test_a_lost_ledger_is_named_and_nothing_is_trained(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, clients=1)
+    count = len(PromptBatch.parse(ask("query.perturb", grid).content["prompts"]["payload"]).prompts)  # type: ignore[index,arg-type]
+    (tmp_path / "state1" / "ledger.jsonl").unlink()
+    rows = tuple(Rationale(i, "text", Finish.STOP, 1) for i in range(count))
+    payload = ConfigRecord({"payload": RationaleBatch(rows, "m").serialize()})
+    reply = ask("train.distill", grid, rationales=payload)
+    assert reply.error.code == 107
+    assert "ledger" in str(reply.error.reason)

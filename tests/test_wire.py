@@ -77,7 +77,8 @@ def run_config(tiny: Path, **changes: Any) -> dict[str, Any]:
 def grid_of(tmp_path: Path, tiny: Path, clients: int = 2, **changes: Any) -> LoopbackGrid:
     contexts = {}
     for i in range(1, clients + 1):
-        policy = node(tmp_path / f"state{i}", private_file(tmp_path / str(i)), **{"allowed-models": f"scratch {tiny}"})
+        allowed = {"allowed-models": f"scratch {tiny}", "allowed-lengths": "fixed bucket exact"}
+        policy = node(tmp_path / f"state{i}", private_file(tmp_path / str(i)), **allowed)
         contexts[i] = context(i, policy, run_config(tiny, **changes))
     return LoopbackGrid(create_client_app(), contexts)
 
@@ -99,13 +100,18 @@ def test_the_search_finds_a_canary_that_is_there() -> None:
 @pytest.mark.parametrize("mechanism", with_guarantee())
 @pytest.mark.parametrize("length", ["fixed", "bucket", "exact"])
 def test_no_canary_leaves_a_client_in_a_whole_round(
-    tmp_path: Path, tiny: Path, caplog: pytest.LogCaptureFixture, mechanism: str, length: str
+    tmp_path: Path,
+    tiny: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    mechanism: str,
+    length: str,
 ) -> None:
     changes = {"privacy.mechanism": mechanism, "privacy.length": length, "privacy.epsilon": 30.0}
     grid = grid_of(tmp_path, tiny, **changes)
     generator = EchoGenerator()
     strategy = StepByStepDistillation(generator, quorum=2)
-    logging.getLogger("pdss_fl").propagate = True
+    monkeypatch.setattr(logging.getLogger("pdss_fl"), "propagate", True)
     with caplog.at_level(logging.DEBUG):
         strategy.start(grid, ArrayRecord(), num_rounds=1)
         strategy.evaluate_only(grid, timeout=60)
@@ -208,3 +214,16 @@ def test_at_a_small_epsilon_no_more_of_the_text_survives_than_chance(tmp_path: P
     p = perturber.mechanism.kept_tokens**3
     assert binom.ppf(1e-7, len(runs), p) <= kept <= binom.isf(1e-7, len(runs), p)
     assert binom.isf(1e-7, len(runs), p) < 12
+
+
+def test_no_run_makes_a_client_send_its_choices_unperturbed(tmp_path: Path, tiny: Path) -> None:
+    """One example a slice always shares its set of choices with itself; only the node names public labels."""
+    changes = {"data.public-choices": True, "data.train-examples": 1}
+    grid = grid_of(tmp_path, tiny, clients=1, **changes)
+    request = Message(RecordDict({"config": ConfigRecord({"method": "pdss", "server-round": 1})}), 1, "query.perturb")
+    reply = grid.app(request, grid.contexts[1])
+    assert reply.error.code == 102
+    policy = {**grid.contexts[1].node_config, "public-choices": "yes,no"}
+    reply = grid.app(request, context(1, policy, run_config(tiny, **changes)))
+    assert reply.error.code == 103
+    assert found_in(payload_bytes(reply)) == []

@@ -36,7 +36,19 @@ class Example:
     rationale: str | None = None
 
     @property
-    def content_hash(self) -> str:
-        """SHA-256 of what a perturbation reads (question and choices), in hexadecimal."""
-        text = json.dumps([self.question, sorted(self.choices)], ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+    def release_key(self) -> str:
+        """SHA-256 of what a release is about (question, choices, person), in hexadecimal.
+
+        Examples that share it are sent once; the same text about two persons is two releases, each charged to
+        its person and perturbed by itself.
+        """
+        return _sha256(self.question, self.choices, self.person)
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the whole example, in hexadecimal; names its rationale on the client."""
+        return _sha256(self.question, self.choices, self.person, self.answer, self.context)
+
+
+def _sha256(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -42,12 +42,12 @@ def train_test_split(
 ) -> tuple[list[Example], list[Example]]:
     """Divide into at most ``train`` and at most ``test`` examples that share no content.
 
-    Examples with the same question and choices stay on one side. At least one example is kept for
-    each side; fewer than two raise ``DataError``.
+    Of examples with the same question and choices one is kept. The test side gets at most a quarter. Fewer
+    than two different examples raise ``DataError``.
     """
-    unique = list({example.content_hash: example for example in examples}.values())
+    unique = list({(e.question, tuple(sorted(e.choices))): e for e in examples}.values())
     if len(unique) < 2:
         raise DataError(f"a client holds {len(unique)} different examples; it needs at least 2 to train and test")
     random.Random(seed).shuffle(unique)
-    cut = min(train, max(1, len(unique) - test), len(unique) - 1)
-    return unique[:cut], unique[cut : cut + test]
+    held_out = min(test, max(1, len(unique) // 4))
+    return unique[held_out : held_out + train], unique[:held_out]

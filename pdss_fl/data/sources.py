@@ -28,7 +28,7 @@ def read_jsonl(path: Path, answered: bool = True) -> list[Example]:
         its private part.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as err:
         raise DataError("the data file cannot be read as UTF-8 text", f"{path}: {err}") from None
     examples = [_parse_line(line, number, path, answered) for number, line in enumerate(lines, start=1) if line.strip()]

@@ -79,7 +79,8 @@ class Instruction:
 
 def _ask(question: str, choices: tuple[str, ...]) -> str:
     text = f"Question: {_words(question)}"
-    return f"{text}\nChoices: {'; '.join(map(_words, choices))}" if choices else text
+    said = [words for choice in choices if (words := _words(choice))]  # a choice of filling words is none
+    return f"{text}\nChoices: {'; '.join(said)}" if said else text
 
 
 def _words(text: str) -> str:

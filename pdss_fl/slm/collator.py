@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pdss_fl.errors import SettingError
 from pdss_fl.slm.loss import IGNORED
 from pdss_fl.slm.model import SmallModel
 from pdss_fl.slm.prompts import Prompt
@@ -36,7 +35,7 @@ def encode_row(slm: SmallModel, prompt: Prompt, completion: str, task: int) -> R
 
     The completion may take half of the row; what is beyond is cut, together with the end token,
     since a text does not end where it is cut. An empty completion stays empty and teaches nothing.
-    The prompt gets the rest (see ``encode_prompt``, also for the error it raises).
+    The prompt gets the rest (see ``encode_prompt``).
     """
     text = completion.strip()
     ids = [*slm.encode_next(text), slm.tokenizer.eos_token_id] if text else []
@@ -60,22 +59,16 @@ def encode_prompt(slm: SmallModel, prompt: Prompt, reserve: int) -> tuple[list[i
     Returns
     -------
     tuple[list[int], bool]
-        The ids, and whether the beginning of the prompt's body was cut off.
-
-    Raises
-    ------
-    SettingError
-        If the parts that are never cut do not fit; the message names ``slm.max-tokens``.
+        The ids, and whether something was cut off: of the body its beginning; where the choices alone do not
+        fit, of these too. That is counted and not raised, because an error that leaves a client must not
+        depend on the length of its text.
     """
     start = slm.start_ids + slm.encode(prompt.start)
     body = slm.encode_next(prompt.body)
     end = slm.encode_next(prompt.end)
     room = slm.max_tokens - reserve - len(start) - len(end)
     if room < 0:
-        raise SettingError(
-            f"slm.max-tokens = {slm.max_tokens} is too small for the choices of an example: "
-            f"set it to at least {slm.max_tokens - room}, and more for its question"
-        )
+        return start + end[-room:], True
     cut = max(0, len(body) - room)
     return start + body[cut:] + end, cut > 0
 

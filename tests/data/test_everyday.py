@@ -80,7 +80,7 @@ def test_wrong_choices_are_values_of_the_relation() -> None:
 def test_questions_are_unique_and_carry_no_person() -> None:
     examples = public_examples() + private_examples()
     assert len({example.question for example in examples}) == len(examples)
-    assert len({example.content_hash for example in examples}) == len(examples)
+    assert len({example.release_key for example in examples}) == len(examples)
     assert all(example.person is None and example.context is None for example in examples)
 
 

@@ -37,9 +37,15 @@ def test_slices_are_contiguous_and_complete(count: int, parts: int) -> None:
 def test_training_and_test_share_no_content(count: int, train: int, test: int, seed: int) -> None:
     twice = examples(count) * 2
     left, right = train_test_split(twice, train, test, seed)
-    assert not {e.content_hash for e in left} & {e.content_hash for e in right}
+    assert not {e.question for e in left} & {e.question for e in right}
     assert 1 <= len(left) <= train
-    assert 1 <= len(right) <= test
+    assert 1 <= len(right) <= min(test, max(1, count // 4))
+
+
+def test_another_order_of_choices_is_the_same_question() -> None:
+    twice = [Example("q?", ("yes", "no"), "yes"), Example("q?", ("no", "yes"), "yes"), *examples(3)]
+    left, right = train_test_split(twice, 9, 9, 0)
+    assert len(left) + len(right) == 4
 
 
 def test_one_example_is_too_few() -> None:

@@ -79,10 +79,10 @@ def test_questions_need_no_answer(tmp_path: Path) -> None:
 
 def test_one_file_is_divided_into_disjoint_sides(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", *many(50, "a"))
-    clients = [from_path(path, "iid", i, 2, train=15, test=8, seed=1) for i in range(2)]
+    clients = [from_path(path, "iid", i, 2, train=15, test=6, seed=1) for i in range(2)]
     questions = [e.question for train, test in clients for e in (*train, *test)]
     assert [len(train) for train, _ in clients] == [15, 15]
-    assert [len(test) for _, test in clients] == [8, 8]
+    assert [len(test) for _, test in clients] == [6, 6]
     assert len(set(questions)) == len(questions)
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from pdss_fl.data.example import Example
-from pdss_fl.errors import SettingError
 from pdss_fl.slm.collator import Row, collate, encode_prompt, encode_row
 from pdss_fl.slm.loss import IGNORED, LABEL, RATIONALE
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
@@ -36,16 +35,13 @@ def test_a_long_prompt_loses_the_beginning_of_its_body_and_no_choice(slm: SmallM
     assert text.endswith("robin trout choices: hammer ; tulip answer:")
 
 
-def test_choices_that_do_not_fit_are_refused_with_the_length_they_need(slm: SmallModel) -> None:
+def test_choices_that_do_not_fit_are_cut_and_counted_and_raise_nothing(slm: SmallModel) -> None:
+    """An error that leaves a client must not depend on the length of its text."""
     long = Example("who", ("robin " * 40, "trout " * 40), "trout")
-    prompt = label_prompt(long)
-    with pytest.raises(SettingError, match=r"slm\.max-tokens = 64 .* at least (\d+)") as error:
-        encode_prompt(slm, prompt, reserve=2)
-    assert "robin" not in error.value.local
-    slm.max_tokens = int(error.value.public.split("at least ")[1].split(",")[0])
-    ids, cut = encode_prompt(slm, prompt, reserve=2)
+    ids, cut = encode_prompt(slm, label_prompt(long), reserve=2)
     assert cut
     assert len(ids) == slm.max_tokens - 2
+    assert str(slm.tokenizer.decode(ids)).endswith("answer:")
 
 
 def test_a_completion_ends_with_the_end_token_unless_it_was_cut(slm: SmallModel) -> None:

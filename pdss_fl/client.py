@@ -89,7 +89,7 @@ class DistillationClient:
         payload = released.batch.serialize()
         self.store.save_asked(method, server_round, [e.key for e in released.examples])
         logger.info(
-            "client %d: %s: releases %d perturbed prompts; %d left out by the ledger, %d words cut by the bounds",
+            "client %d: %s: releases %d prompts; %d left out by the ledger, %d words cut by the bounds",
             self.partition_id, method, len(released.examples), released.refused, released.truncated,
         )  # fmt: skip
         return payload

@@ -61,7 +61,9 @@ def run_simulation(app: Path, run_config: Sequence[str], clients: int, home: Pat
     with _flower_home(home) as flower_home, _superlink(flower_home) as environment:
         command = [_program("flwr"), "run", str(app), _CONNECTION, "--stream"]
         command += ["--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1"]
-        overrides = [f"min-available-nodes={clients}", *run_config]
+        overrides = list(run_config)
+        if not any("min-available-nodes" in override for override in run_config):
+            overrides.append(f"min-available-nodes={clients}")
         command += ["-c", " ".join(overrides)]
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -55,10 +55,8 @@ def _privacy_lines(privacy: Mapping[str, Any] | None) -> list[str]:
 def _cost_lines(summary: Mapping[str, Any]) -> list[str]:
     llm, seconds = summary["llm"], summary["seconds"]
     phases = ", ".join(f"{phase} {value:.0f} s" for phase, value in seconds.items())
-    return [
-        f"LLM {llm['model']}: {llm['prompts']} prompts, {llm['tokens']} tokens generated",
-        f"time: {phases}",
-    ]
+    used = f"LLM {llm['model']}: {llm['prompts']} prompts, {llm['tokens']} tokens generated"
+    return [used if llm["model"] else "LLM: not used", f"time: {phases}"]
 
 
 def _number(value: float | None) -> str:

@@ -193,9 +193,7 @@ class StepByStepDistillation(FedAvg):
         if self.generator is None:
             raise ValueError(f"method {self.method!r} needs a generator")
         started = time.monotonic()
-        logger.info(
-            "LLM: %d perturbed prompts of %d clients", sum(len(b.prompts) for b in batches.values()), len(batches)
-        )
+        logger.info("LLM: %d prompts of %d clients", sum(len(b.prompts) for b in batches.values()), len(batches))
         try:
             answers = self._ask(self.generator, batches)
         except MessageError:
@@ -229,14 +227,14 @@ class StepByStepDistillation(FedAvg):
     def _aggregate(self, phase: str, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         answered = self._answered(phase, self._sent, replies)
         self.usage.add_seconds(phase, self._sent_at)
-        total = dict.fromkeys(_COUNTS, 0)
+        total = {"num-examples": 0}
         for node, reply in answered.items():
             metrics = _counts(reply)
             self.client_metrics.append(
                 {"method": self.method, "round": server_round, "phase": phase, "node": node, **metrics}
             )
             for key, value in metrics.items():
-                total[key] += value
+                total[key] = total.get(key, 0) + value
         if phase == "distill":
             self._trained |= set(answered)
         return MetricRecord(dict(total))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from pdss_fl.slm.embeddings import TEMPLATE, word_embeddings
 logger = logging.getLogger("pdss_fl.client")
 
 _FILE = "embeddings.safetensors"
+_PROGRESS_SECONDS = 5.0
 FALLBACK = "thing"  # what a name, a number or a foreign script counts as, before it is perturbed
 
 
@@ -65,10 +68,22 @@ def load_vocabulary(source: str, size: int, embeddings: str) -> Vocabulary:
     def build(fresh: Path) -> None:
         logger.info("vocabulary: embedding %d words with %s, once", len(words), Path(embeddings).name)
         model = str(bundled_model_path()) if embeddings == BUNDLED_MODEL else embeddings
-        save_file({"embeddings": word_embeddings(model, words)}, fresh / _FILE)
+        save_file({"embeddings": word_embeddings(model, words, _log_progress(len(words)))}, fresh / _FILE)
 
     table = load_file(build_once(folder, build) / _FILE)["embeddings"]
     return Vocabulary(words, table, fallback=FALLBACK)
+
+
+def _log_progress(total: int) -> Callable[[int], None]:
+    last = time.monotonic()
+
+    def log(done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _PROGRESS_SECONDS:
+            last = time.monotonic()
+            logger.info("vocabulary: %d of %d words embedded", done, total)
+
+    return log
 
 
 def _fingerprint(model: str, words: list[str]) -> str:

@@ -109,7 +109,7 @@ def test_the_run_leaves_every_file_that_it_promises(finished: Path) -> None:
     assert set(summary["accuracy"]) == {"untrained", "standalone", "pdss", "dss"}
     for method in ("untrained", "standalone", "pdss"):
         assert set(summary["accuracy"][method]) == {"value", "low", "high", "n"}
-        assert summary["accuracy"][method]["n"] == 8
+        assert summary["accuracy"][method]["n"] == 6
     assert summary["accuracy"]["dss"] is None, "identity is allowed on the built-in data only"
     privacy = summary["privacy"]
     assert privacy["mechanism"] == "staircase"
@@ -146,7 +146,7 @@ def test_a_saved_small_model_answers_questions_from_the_command_line(finished: P
 def test_an_unknown_mechanism_ends_the_run_with_one_clear_line(
     app_copy: Path, data: Path, tiny: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    overrides = [*small(tiny, data, tmp_path / "runs"), 'privacy.mechanism="magic"', "min-available-nodes=1"]
+    overrides = [*small(tiny, data, tmp_path / "runs"), 'privacy.mechanism="magic"']
     with pytest.raises(SettingError, match="without a result"):
         run_simulation(app_copy, overrides, clients=1, home=tmp_path / "flwr")
     shown = capfd.readouterr().out

@@ -7,7 +7,7 @@ embeddings, above all words of several tokens; ``tests/benchmarks/bench_neighbou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ TEMPLATE = "Q: What is {word}? A: {word} is a"
 _BATCH = 64
 
 
-def word_embeddings(model: str, words: Sequence[str]) -> Tensor:
+def word_embeddings(model: str, words: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Tensor:
     """Return one embedding a word from a causal model's hidden states.
 
     Parameters
@@ -28,6 +28,8 @@ def word_embeddings(model: str, words: Sequence[str]) -> Tensor:
         Id or local path of a Hugging Face model with safetensors weights; public, like the words.
     words : Sequence[str]
         At least one, none of them empty.
+    on_progress : Callable[[int], None] | None (default: None)
+        Called with the number of words done after each batch.
 
     Returns
     -------
@@ -58,6 +60,8 @@ def word_embeddings(model: str, words: Sequence[str]) -> Tensor:
         with torch.inference_mode():
             states = loaded(torch.tensor([prompts[i] for i in batch]), output_hidden_states=True).hidden_states
         rows |= dict(zip(batch, states[-2][:, -1].float(), strict=True))
+        if on_progress is not None:
+            on_progress(len(rows))
     return torch.stack([rows[i] for i in range(len(words))])
 
 

@@ -80,7 +80,7 @@ def _follow(lines: Iterable[str]) -> tuple[Path | None, deque[str]]:
 
     Flower's log stream repeats a chunk now and then; the lines carry the time, so equal ones are repeats.
     """
-    found, shown, others = None, set(), deque[str](maxlen=40)
+    found, shown, others = None, set[str](), deque[str](maxlen=40)
     for raw in lines:
         line = _RAY_PREFIX.sub("", raw)
         if line.startswith("results: "):
@@ -91,6 +91,8 @@ def _follow(lines: Iterable[str]) -> tuple[Path | None, deque[str]]:
             shown.add(line)
         else:
             others.append(raw)
+    if any(" error: " in line for line in shown):
+        others.clear()  # the run said itself why it ended
     return found, others
 
 

@@ -26,8 +26,9 @@ def error_guard_mod(msg: Message, context: Context, call_next: ClientAppCallable
     try:
         return call_next(msg, context)
     except PdssError as err:
-        # A simulated client's log is collected by the SuperLink, so it is held to what may leave.
-        logger.error("%s: %s", type(err).__name__, err.public if in_simulation() else err.local)
+        # The private part holds paths, line numbers and system errors, never text of the data. A simulated
+        # client's log reaches the SuperLink, which is on the submitter's machine like the data.
+        logger.error("%s: %s", type(err).__name__, err.local)
         return Message(Error(err.code, err.public), reply_to=msg)
     except Exception as err:
         logger.error("%s in %s", type(err).__name__, msg.metadata.message_type, exc_info=not in_simulation())

@@ -109,10 +109,14 @@ class SmallModelSettings:
 
 @dataclass(frozen=True)
 class DistillSettings:
-    """Decoding of rationales and training of the small model (``distill.*``)."""
+    """Decoding of rationales and training of the small model (``distill.*``).
+
+    ``filter``: what becomes of a rationale whose answer contradicts the client's own label: ``drop`` leaves it
+    out, ``correct`` keeps its reason with the right answer, ``off`` keeps it as it is.
+    """
 
     decoder: str = _setting("align", one_of("align", "in-context", "none"))
-    filter: str = _setting("correct", one_of("off", "drop", "correct"))
+    filter: str = _setting("drop", one_of("off", "drop", "correct"))
     rationale_words: int = _setting(40, _AT_LEAST_1)
     rationale_weight: float = _setting(0.5, {"check": lambda v: 0 <= v < 1, "expected": "in [0, 1)"})
     steps: int = _setting(900, _AT_LEAST_1)

@@ -50,7 +50,7 @@ class PrivacySettings:
 
     The default is a nearest-set staircase. What it means for a word and for a whole prompt, and how
     often the best attack that knows the corpus's word frequencies names the word behind a released
-    one, is printed by ``pdss privacy`` and by every run.
+    one, is printed by ``pdss privacy``.
     """
 
     mechanism: str = _setting("staircase", NOT_EMPTY)

@@ -37,8 +37,9 @@ def _lines(perturber: Perturber) -> list[str]:
         f"epsilon per document {document.epsilon:.4g} at delta {document.delta:g} for {document.tokens} tokens "
         f"({document.composition})",
         f"words kept           {mechanism.kept_tokens:.1%} expected from the mechanism",
-        f"best attack on a word, all words equally likely: right {optimal_success(mechanism, uniform):.1%}",
-        "best attack on a word, at the frequencies of the built-in questions: right "
+        "best context-free attack on a word, all words equally likely: right "
+        f"{optimal_success(mechanism, uniform):.1%}",
+        "best context-free attack on a word, at the frequencies of the built-in questions: right "
         f"{optimal_success(mechanism, prior):.1%} (without the released word {prior.max():.1%})",
     ]
 

@@ -79,7 +79,7 @@ def test_malformed_questions_are_named_by_their_line(tmp_path: Path, tiny: Path)
 
 def test_the_default_is_printed_with_its_attack(tiny: Path) -> None:
     shown = pdss("privacy").stdout
-    for part in ("staircase", "pure-ldp", "per token", "per document", "best attack", "frequencies"):
+    for part in ("staircase", "pure-ldp", "per token", "per document", "best context-free attack", "frequencies"):
         assert part in shown
 
 

@@ -78,9 +78,9 @@ class Perturber:
         rendered = [
             render(e, choice_order(e, self.shape, self.shuffle), self.shape, self.vocabulary.split) for e in examples
         ]
-        texts = [text for prompt in rendered for text in (prompt.question, *prompt.choices)]
-        ids = torch.cat([self._ids(text) for text in texts]) if texts else torch.empty(0, dtype=torch.long)
-        words = iter(self.vocabulary.decode(self.mechanism.perturb(ids, self.generator)))
+        documents = [torch.cat([self._ids(text) for text in (p.question, *p.choices)]) for p in rendered]
+        released = self.mechanism.perturb_documents(documents, self.generator)
+        words = (word for document in released for word in self.vocabulary.decode(document))
         return [self._payload(prompt, words) for prompt in rendered]
 
     def _ids(self, text: Sequence[str | None]) -> torch.Tensor:

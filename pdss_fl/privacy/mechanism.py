@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pdss_fl.errors import SettingError
@@ -122,6 +123,18 @@ class PrivacyMechanism(ABC):
             Token ids within 0 .. V-1.
         """
 
+    def perturb_documents(
+        self, documents: Sequence[Tensor], generator: np.random.Generator | None = None
+    ) -> list[Tensor]:
+        """Replace the tokens of several documents, LongTensors (n_i,); here all of them as one sequence.
+
+        A mechanism that looks at what it has released of a document before overrides this.
+        """
+        if not documents:
+            return []
+        released = self.perturb(torch.cat(list(documents)), generator)
+        return list(released.split([len(document) for document in documents]))
+
     def log_prob(self) -> Tensor:
         """Return the exact log-probabilities of a token, float64 of shape (V, V), row = input.
 
@@ -130,7 +143,16 @@ class PrivacyMechanism(ABC):
         NotImplementedError
             With the reason, where no such matrix exists.
         """
-        raise NotImplementedError(f"mechanism {self.name!r} states no matrix of probabilities")
+        return self.log_prob_rows(torch.arange(len(self.vocabulary)))
+
+    def log_prob_rows(self, ids: Tensor) -> Tensor:
+        """Return the rows of ``log_prob`` for the inputs ``ids`` (n,), float64 of shape (n, V).
+
+        A subclass overrides this one if it can make rows without the whole matrix, or else ``log_prob``.
+        """
+        if type(self).log_prob is PrivacyMechanism.log_prob:
+            raise NotImplementedError(f"mechanism {self.name!r} states no matrix of probabilities")
+        return self.log_prob()[self.vocabulary.checked(ids)]
 
     @property
     def kept_tokens(self) -> float:

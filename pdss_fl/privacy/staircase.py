@@ -96,12 +96,12 @@ class Staircase(PrivacyMechanism):
         one_far = _outside(near, uniform(len(self.vocabulary) - self.neighbours, n, source))
         return torch.from_numpy(np.where(stays_near, one_near, one_far))
 
-    def log_prob(self) -> Tensor:
-        """Return the log-probabilities that the sampler really has, float64 of shape (V, V), row = input."""
-        size, whole = len(self.vocabulary), 2**BITS
+    def log_prob_rows(self, ids: Tensor) -> Tensor:
+        """Return the log-probabilities that the sampler really has, float64 of shape (n, V), row = input."""
+        size, whole, near_ids = len(self.vocabulary), 2**BITS, self._near[self.vocabulary.checked(ids)]
         near = math.log(self._threshold / (whole * self.neighbours))
         far = math.log((whole - self._threshold) / (whole * (size - self.neighbours)))
-        return torch.full((size, size), far, dtype=torch.float64).scatter_(1, self._near, near)
+        return torch.full((len(ids), size), far, dtype=torch.float64).scatter_(1, near_ids, near)
 
     def compose(self, tokens: int, delta: float) -> DocumentGuarantee:
         """Return the epsilon of ``tokens`` tokens at ``delta``: the exact one, or basic composition.

@@ -133,7 +133,7 @@ class PrivacyMechanism(ABC):
         if not documents:
             return []
         released = self.perturb(torch.cat(list(documents)), generator)
-        return list(released.split([len(document) for document in documents]))
+        return list(torch.split(released, [len(document) for document in documents]))
 
     def log_prob(self) -> Tensor:
         """Return the exact log-probabilities of a token, float64 of shape (V, V), row = input.

@@ -24,7 +24,7 @@ from pdss_fl.messages import RationaleBatch
 from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy import BLANK, Ledger
 from pdss_fl.release import Perturber, release_prompts, resend_prompts, stored_payload, word_pairs
-from pdss_fl.slm.decoder import DecodeRequest, InContextDecoder, align, filter_rationale
+from pdss_fl.slm.decoder import DecodeRequest, InContextDecoder, align, keep_rationales
 from pdss_fl.slm.evaluate import evaluate
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
 from pdss_fl.slm.trainer import TrainingItem, TrainSettings, train
@@ -89,7 +89,7 @@ class DistillationClient:
         payload = released.batch.serialize()
         self.store.save_asked(method, server_round, [e.key for e in released.examples])
         logger.info(
-            "client %d: %s: releases %d prompts; %d left out by the ledger, %d words cut by the bounds",
+            "client %d: %s: releases %d prompts; %d left out by the ledger, %d words not sent",
             self.partition_id, method, len(released.examples), released.refused, released.truncated,
         )  # fmt: skip
         return payload
@@ -183,11 +183,7 @@ class DistillationClient:
         examples = [self._example(key) for key in asked]
         texts = [r.text for r in batch.rationales]
         decoded = self._decode_texts(self._perturber(method, server_round), examples, texts)
-        distill = self.settings.distill
-        kept = [
-            filter_rationale(text, example, distill.filter, distill.rationale_words)
-            for text, example in zip(decoded, examples, strict=True)
-        ]
+        kept = keep_rationales(decoded, examples, self.settings.distill.filter, self.settings.distill.rationale_words)
         rows = zip(asked, texts, kept, strict=True)
         self.store.save_rationales(method, {key: {"raw": raw, "decoded": text} for key, raw, text in rows})
         logger.info("client %d: %s: decoded %d rationales", self.partition_id, method, len(kept))

@@ -60,8 +60,9 @@ class PrivacySettings:
     vocabulary: str = _setting("everyday", one_of("everyday", "english"))
     vocabulary_size: int = _setting(830, _within(2, 50_000))
     embeddings: str = _setting(BUNDLED_MODEL, NOT_EMPTY)
-    length: str = _setting("bucket", one_of("fixed", "bucket", "exact"))
-    question_words: int = _setting(12, _within(1, 512))
+    length: str = _setting("fixed", one_of("fixed", "bucket", "exact"))
+    words: str = _setting("content", one_of("all", "content"))
+    question_words: int = _setting(3, _within(1, 512))
     choice_words: int = _setting(1, _within(1, 128))
     choices: int = _setting(4, _within(0, 26))
 
@@ -112,11 +113,12 @@ class DistillSettings:
     """Decoding of rationales and training of the small model (``distill.*``).
 
     ``filter``: what becomes of a rationale whose answer contradicts the client's own label: ``drop`` leaves it
-    out, ``correct`` keeps its reason with the right answer, ``off`` keeps it as it is.
+    out, ``correct`` keeps its reason with the right answer, ``off`` keeps it as it is. ``agree`` corrects and leaves
+    out what the client's other rationales about the same thing outvote.
     """
 
     decoder: str = _setting("align", one_of("align", "in-context", "none"))
-    filter: str = _setting("drop", one_of("off", "drop", "correct"))
+    filter: str = _setting("drop", one_of("off", "drop", "correct", "agree"))
     rationale_words: int = _setting(40, _AT_LEAST_1)
     rationale_weight: float = _setting(0.5, {"check": lambda v: 0 <= v < 1, "expected": "in [0, 1)"})
     steps: int = _setting(900, _AT_LEAST_1)

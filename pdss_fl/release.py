@@ -48,7 +48,7 @@ class Perturber:
         shape = self.shape
         return (
             f"{self.mechanism.name} {self.mechanism.parameters} vocabulary={self.vocabulary.sha256[:16]} "
-            f"length={shape.length}:{shape.question_words}+{shape.choices}x{shape.choice_words}"
+            f"length={shape.length}:{shape.question_words}+{shape.choices}x{shape.choice_words} words={shape.words}"
             f"{' public-choices' if shape.public_choices else ''}"
         )
 

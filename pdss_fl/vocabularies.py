@@ -122,4 +122,5 @@ def load_perturber(
 
 def prompt_shape(privacy: PrivacySettings, public_choices: bool) -> PromptShape:
     """Return the public bounds of a prompt under a run's settings."""
-    return PromptShape(privacy.length, privacy.question_words, privacy.choice_words, privacy.choices, public_choices)
+    bounds = (privacy.question_words, privacy.choice_words, privacy.choices)
+    return PromptShape(privacy.length, *bounds, privacy.words, public_choices)

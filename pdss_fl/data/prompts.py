@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pdss_fl.data.content import content_words
 from pdss_fl.data.example import Example
 from pdss_fl.errors import DataError
 
@@ -27,7 +28,10 @@ class PromptShape:
     question_words, choice_words : int
         Bounds of the question and of each choice; longer texts are cut.
     choices : int
-        Number of choices of every example: missing ones are filled, a random subset of more is sent.
+        Number of choices of every example: missing ones are filled, a random subset of more is sent; with 0
+        the question is sent alone.
+    words : str
+        Of a text: ``all`` of them, from the first one; ``content``: those of ``content_words``.
     public_choices : bool
         The choices are the same public labels in every example and are sent as they are.
     """
@@ -36,6 +40,7 @@ class PromptShape:
     question_words: int
     choice_words: int
     choices: int
+    words: str = "all"
     public_choices: bool = False
 
     @property
@@ -57,7 +62,7 @@ class RenderedPrompt:
     """The words of a prompt before perturbation; ``None`` is a filling word.
 
     ``order[i]`` is the example's own index of the i-th sent choice, or ``None`` for a filling choice.
-    ``truncated`` counts the words that the bounds cut off.
+    ``truncated`` counts the words that are not sent.
     """
 
     question: tuple[str | None, ...]
@@ -117,6 +122,7 @@ def public_labels(examples: Sequence[Example]) -> tuple[str, ...]:
 
 
 def _fit(words: Sequence[str], bound: int, shape: PromptShape) -> tuple[tuple[str | None, ...], int]:
-    size = shape.size(len(words), bound)
-    kept = tuple(words[:size])
+    chosen = content_words(words, bound) if shape.words == "content" else words
+    size = shape.size(len(chosen), bound)
+    kept = tuple(chosen[:size])
     return kept + (None,) * (size - len(kept)), len(words) - len(kept)

@@ -6,17 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-_FUNCTION_WORDS_TEXT = (
-    "a about after all also am an and any are as at be because been before being both but by can "
-    "could did do does doing done down each either else few for from had has have having he her here "
-    "hers him his how i if in into is it its just like many may me might more most much must my "
-    "neither no nor not of off often on once one only or other our out over own same shall she should "
-    "so some such than that the their them then there these they this those through to too under "
-    "until up us very was we were what when where whether which while who whom whose why will with "
-    "would you your"
-)
-FUNCTION_WORDS = frozenset(_FUNCTION_WORDS_TEXT.split())
-"""Words of grammar. A rationale writes them on its own account, so they are no trace of the prompt."""
+from pdss_fl.data.content import FUNCTION_WORDS
 
 # An article, a word (with inner apostrophes), and a possessive 's, which is kept.
 _WORD = re.compile(r"(?:\b(an?)(\s+))?(\w+(?:['’](?!s\b)\w+)*)(['’]s\b)?", re.IGNORECASE)
@@ -83,7 +73,7 @@ def _lookup(word: str, table: dict[str, str]) -> str | None:
         if form in table:
             return _changed(form, table[form], _plural(table[form]))
     if (form := _plural(word)) in table and form != word:
-        return _changed(form, table[form], _singular(table[form]))
+        return _changed(form, table[form], singular(table[form]))
     return None
 
 
@@ -111,7 +101,8 @@ def _plural(word: str) -> str:
     return f"{word[:-1]}ies" if re.search(r"[^aeiou]y$", word) else f"{word}s"
 
 
-def _singular(word: str) -> str:
+def singular(word: str) -> str:
+    """Return the likely singular of an English noun; a word that does not look like a plural stays."""
     if len(word) > 4 and word.endswith("ies"):
         return f"{word[:-3]}y"
     if re.search(r"(ss|x|z|ch|sh)es$", word):

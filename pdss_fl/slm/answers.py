@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from pdss_fl.data.example import Example
 
@@ -53,6 +54,20 @@ def states_answer(statement: str, example: Example) -> bool:
         if here:
             return max(here, key=lambda choice: len(content_words(choice))) == example.answer
     return False
+
+
+def without_mention(text: str, statement: str) -> str:
+    """Return the sentences of a text that do not name what a statement says; all of them if it says nothing."""
+    named = content_words(statement)
+    if not named:
+        return text
+    ends = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+    sentences = [text[start:end].strip() for start, end in pairwise(ends)]
+    return " ".join(s for s in sentences if s and not _mentions(content_words(s), named))
+
+
+def _mentions(words: tuple[str, ...], named: tuple[str, ...]) -> bool:
+    return any(_begins_with(words[place:], named) for place in range(len(words)))
 
 
 def _begins_with(words: tuple[str, ...], choice: tuple[str, ...]) -> bool:

@@ -15,11 +15,12 @@ from transformers import PreTrainedTokenizerBase
 from pdss_fl.data.example import Example
 from pdss_fl.errors import SettingError
 from pdss_fl.slm.alignment import align
-from pdss_fl.slm.answers import find_statement, states_answer
+from pdss_fl.slm.answers import find_statement, states_answer, without_mention
+from pdss_fl.slm.consensus import agreeing
 from pdss_fl.slm.generation import generate
 from pdss_fl.slm.model import SmallModel
 
-__all__ = ["DEMONSTRATION", "DecodeRequest", "InContextDecoder", "align", "filter_rationale"]
+__all__ = ["DEMONSTRATION", "DecodeRequest", "InContextDecoder", "align", "filter_rationale", "keep_rationales"]
 
 INSTRUCTION = (
     "Answer each question with one of its choices and give a short rationale that ends with "
@@ -114,6 +115,19 @@ class InContextDecoder:
         return ids
 
 
+def keep_rationales(decoded: Sequence[str], examples: Sequence[Example], mode: str, max_words: int) -> list[str | None]:
+    """Filter the rationales of a client's examples; ``None`` in the place of those that are left out.
+
+    ``mode`` is one of ``filter_rationale``, or ``agree``: what other rationales outvote (``consensus.agreeing``)
+    is left out, the rest is corrected.
+    """
+    if mode != "agree":
+        pairs = zip(decoded, examples, strict=True)
+        return [filter_rationale(text, example, mode, max_words) for text, example in pairs]
+    triples = zip(decoded, examples, agreeing(decoded, examples), strict=True)
+    return [filter_rationale(text, e, "correct", max_words) if agrees else None for text, e, agrees in triples]
+
+
 def filter_rationale(rationale: str, example: Example, mode: str, max_words: int = 60) -> str | None:
     """Compare a rationale's stated answer with the known one, and cap its length.
 
@@ -125,7 +139,8 @@ def filter_rationale(rationale: str, example: Example, mode: str, max_words: int
         Whose answer is known.
     mode : str
         ``off`` keeps every rationale; ``drop`` those alone that state the right answer; ``correct``
-        replaces a wrong last sentence, or adds a missing one: "So the answer is {answer}."
+        replaces a wrong last sentence, or adds a missing one: "So the answer is {answer}.", and leaves out
+        what argues for the wrong answer, the sentences that name it.
     max_words : int (default: 60)
         Of the result (``distill.rationale-words``), at least 1; the words before the last sentence
         give way first.
@@ -150,6 +165,7 @@ def filter_rationale(rationale: str, example: Example, mode: str, max_words: int
     if mode != "off" and not (found and states_answer(statement, example)):
         if mode == "drop":
             return None
+        body = without_mention(body, statement)
         end = f"So the answer is {example.answer}."
     return _cap(body, end, max_words) or None
 

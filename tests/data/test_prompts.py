@@ -56,6 +56,20 @@ def test_exact_length_is_told_and_truncation_is_counted() -> None:
     assert prompt.truncated == 3
 
 
+def test_content_words_are_sent_alone_and_the_rest_is_counted() -> None:
+    public = PromptShape("fixed", question_words=3, choice_words=1, choices=3, words="content")
+    prompt = render(ROBIN, [0, 1, 2], public, lambda text: text.lower().strip("?").split())
+    assert prompt.question == ("robin", "have", None)
+    assert prompt.choices == (("feathers",), ("wheels",), ("petals",))
+    assert prompt.truncated == 4
+
+
+def test_no_choice_is_sent_where_none_is_asked_for() -> None:
+    public = PromptShape("fixed", 3, 1, 0, "content")
+    assert render(ROBIN, choice_order(ROBIN, public, random.shuffle), public, str.split).choices == ()
+    assert public.tokens == 3
+
+
 def test_which_choices_are_sent_does_not_depend_on_the_answer() -> None:
     seen: dict[int | None, int] = {}
     for seed in range(600):

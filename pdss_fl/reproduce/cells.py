@@ -1,0 +1,114 @@
+"""One cell of an experiment: one method on one client's data under one seed, through the same code as a run.
+
+A cell runs the client of ``pdss_fl.client`` and the LLM in one process, without Flower: the prompts and the
+rationales pass through the same messages, ledger and checks as in ``flwr run``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pdss_fl.client import DistillationClient
+from pdss_fl.config import IDENTITY, RunSettings
+from pdss_fl.llm.protocol import RationaleGenerator
+from pdss_fl.messages import Finish, GenerationSettings, PromptBatch, Rationale, RationaleBatch
+from pdss_fl.policy import NodePolicy
+from pdss_fl.server_app import load_generator
+
+GIVEN = "given"
+"""A method of experiments only: a student of the rationales that came with its data, without any LLM."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What to run: ``method`` for client ``partition`` of ``partitions`` with ``seed``.
+
+    ``settings`` are run-config keys, and ``group`` says which row of the table the cell belongs to. Cells of
+    equal seed and partition are paired: they hold the same labels, splits and initial weights.
+    """
+
+    group: str
+    method: str
+    seed: int
+    partition: int = 0
+    partitions: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Names the cell and everything that its result depends on, the code's own version apart."""
+        content = [self.method, self.seed, self.partition, self.partitions, sorted(self.run_settings().flat().items())]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        """What paired cells share."""
+        return (self.seed, self.partition)
+
+    def run_settings(self) -> RunSettings:
+        """Return the cell's settings, with everything that is not named at its default."""
+        return RunSettings.from_run_config({**self.settings, "seed": self.seed})
+
+
+def run_cell(cell: Cell) -> dict[str, Any]:
+    """Run a cell; returns ``correct``, ``total``, ``prompts`` sent, ``rationales`` used and ``seconds``."""
+    started = time.monotonic()
+    settings, method = cell.run_settings(), "dss" if cell.method == GIVEN else cell.method
+    directory = Path(tempfile.mkdtemp(prefix="pdss-cell-"))
+    try:
+        policy = NodePolicy.simulation(directory, settings)
+        if cell.method == GIVEN:  # nothing is sent, so nothing needs a guarantee
+            policy = replace(policy, allowed_mechanisms=(IDENTITY,))
+        client = DistillationClient(settings, policy, 0, cell.partition, cell.partitions)
+        asked = None
+        if method in ("pdss", "dss"):
+            asked = PromptBatch.parse(client.perturb(method, 1))
+            answered = _given(client) if cell.method == GIVEN else _ask(asked, settings)
+            client.distill(method, 1, answered.serialize())
+        elif method == "standalone":
+            client.distill(method, 1, None)
+        counts = client.evaluate(method)
+        decoded = client.store.load_rationales(method).values()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    return {
+        "correct": int(counts["correct"]),
+        "total": int(counts["num-examples"]),
+        "prompts": len(asked.prompts) if asked else 0,
+        "rationales": sum(row["decoded"] is not None for row in decoded),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _given(client: DistillationClient) -> RationaleBatch:
+    """Return the data's own rationales in place of an LLM's."""
+    own = {example.key: example.rationale or "" for example in client.train_examples}
+    texts = [own[key] for key in client.store.load_asked("dss", 1)]
+    return RationaleBatch(
+        tuple(Rationale(i, text, Finish.STOP, 0) for i, text in enumerate(texts)), "given with the data"
+    )
+
+
+def _ask(asked: PromptBatch, settings: RunSettings) -> RationaleBatch:
+    generator = _generator(settings)
+    written = generator.generate(asked, GenerationSettings(max_new_tokens=settings.llm.max_new_tokens))
+    rationales = sorted(written, key=lambda rationale: rationale.ordinal)
+    return RationaleBatch(tuple(rationales), generator.info.model)
+
+
+@lru_cache(maxsize=1)
+def _loaded(llm: Any, source: str) -> RationaleGenerator:
+    return load_generator(llm, source)
+
+
+def _generator(settings: RunSettings) -> RationaleGenerator:
+    return _loaded(settings.llm, settings.data.source)

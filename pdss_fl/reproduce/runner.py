@@ -1,0 +1,100 @@
+"""Runs the cells of an experiment in parallel processes; what is done already is not done again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pdss_fl.reproduce.cells import Cell, run_cell
+
+RESULTS = "cells.jsonl"
+_COST = {"untrained": 1, "standalone": 2, "pdss": 10, "dss": 10, "given": 10}
+
+
+def run_cells(cells: Sequence[Cell], folder: Path, workers: int | None = None) -> list[tuple[Cell, dict[str, Any]]]:
+    """Return the outcome of every cell, running those that ``folder`` does not hold yet.
+
+    Parameters
+    ----------
+    cells : Sequence[Cell]
+        In the order in which they are started; a killed experiment keeps those that ended.
+    folder : Path
+        Made if missing; its file ``cells.jsonl`` gets one line for each cell that ends.
+    workers : int | None (default: None)
+        Processes at a time, each with its own LLM; by default one a core, since small models gain nothing
+        from more threads.
+
+    Returns
+    -------
+    list[tuple[Cell, dict[str, Any]]]
+        In the order of ``cells``; see ``run_cell``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    done = _read(folder / RESULTS)
+    waiting = [cell for cell in cells if cell.key not in done]
+    if len(waiting) < len(cells):
+        print(f"{len(cells) - len(waiting)} of {len(cells)} cells are done already: {folder / RESULTS}", flush=True)
+    if waiting:
+        done |= _run(waiting, folder / RESULTS, workers or os.cpu_count() or 1)
+    return [(cell, done[cell.key]) for cell in cells]
+
+
+def _run(cells: Sequence[Cell], path: Path, workers: int) -> dict[str, dict[str, Any]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cells]}"))
+    clock = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    done: dict[str, dict[str, Any]] = {}
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    with Progress(*columns, *clock, speed_estimate_period=3600) as progress, pool, open(path, "a") as file:
+        bar = progress.add_task("cells", total=sum(_COST[c.method] for c in cells), cells=f"0/{len(cells)}")
+        futures = {pool.submit(run_cell, cell): cell for cell in cells}
+        try:
+            for future in as_completed(futures):
+                cell = futures[future]
+                outcome = {"group": cell.group, "seed": cell.seed, "partition": cell.partition} | future.result()
+                done[cell.key] = outcome
+                file.write(json.dumps({"key": cell.key, **outcome}) + "\n")
+                file.flush()
+                progress.update(bar, advance=_COST[cell.method], cells=f"{len(done)}/{len(cells)}")
+                if not progress.console.is_terminal:
+                    print(f"{len(done)}/{len(cells)} {cell.group}, seed {cell.seed}: {_share(outcome)}", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return done
+
+
+def _share(outcome: dict[str, Any]) -> str:
+    return f"{outcome['correct']}/{outcome['total']} right, {outcome['seconds']:.0f} s"
+
+
+def _start_worker() -> None:
+    import torch
+
+    from pdss_fl.logs import configure_logging
+
+    torch.set_num_threads(1)
+    configure_logging()
+    logging.getLogger("pdss_fl").setLevel(logging.WARNING)
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    return dict(_records(path.read_text(encoding="utf-8").splitlines()))
+
+
+def _records(lines: Iterable[str]) -> Iterable[tuple[str, dict[str, Any]]]:
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:  # the last line of an experiment that was killed while writing it
+            continue
+        yield record.pop("key"), record

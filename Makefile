@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup run test lint format proto bench reproduce clean
+.PHONY: help setup run test lint format proto bench reproduce reproduce-everyday reproduce-ablation reproduce-real clean
 
 help:
 	@echo "make setup      virtual environment in .venv, packages, the bundled LLM"
@@ -20,7 +20,10 @@ help:
 	@echo "make test       all tests (ARGS=... for pytest)"
 	@echo "make lint       ruff, mypy, freshness of the generated code"
 	@echo "make bench      speed, as ratios measured in one run"
-	@echo "make reproduce  every figure of the README"
+	@echo "make reproduce  every figure of the README; its parts:"
+	@echo "make reproduce-everyday   does it help: all methods over epsilon, paired seeds (ARGS=--quick)"
+	@echo "make reproduce-ablation   what carries the gain"
+	@echo "make reproduce-real       real questions (DATA=folder)"
 	@echo "make proto      regenerate pdss_fl/proto from proto/"
 
 setup: $(VENV)/.ready
@@ -60,7 +63,20 @@ bench: setup
 
 reproduce: setup
 	@$(BIN)/pdss privacy
-	@$(BIN)/pdss run $(ARGS)
+	@$(BIN)/pdss run
+	@$(BIN)/python -m pdss_fl.reproduce.everyday $(ARGS)
+	@$(BIN)/python -m pdss_fl.reproduce.ablation
+	@if [ -n "$(DATA)" ]; then $(BIN)/python -m pdss_fl.reproduce.real_data $(DATA); fi
+
+reproduce-everyday: setup
+	@$(BIN)/python -m pdss_fl.reproduce.everyday $(ARGS)
+
+reproduce-ablation: setup
+	@$(BIN)/python -m pdss_fl.reproduce.ablation $(ARGS)
+
+reproduce-real: setup
+	@test -n "$(DATA)" || { echo "DATA names no folder: make reproduce-real DATA=DIR"; exit 1; }
+	@$(BIN)/python -m pdss_fl.reproduce.real_data $(DATA) $(ARGS)
 
 clean:
 	rm -rf $(VENV) runs

@@ -16,7 +16,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from pdss_fl.llm.remote import RemoteGenerator
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PrivacyStatement, PromptBatch
-from tests.harness import save_tiny_model
 
 ROOT = Path(__file__).parent.parent
 PDSS = [sys.executable, "-m", "pdss_fl.cli"]
@@ -33,11 +32,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 def test_every_command_explains_itself() -> None:

@@ -13,12 +13,7 @@ from pdss_fl.config import RunSettings
 from pdss_fl.errors import LLMUnavailable, QuorumLost, SettingError
 from pdss_fl.llm.service import serve
 from pdss_fl.server_app import load_generator, run_comparison
-from tests.harness import EchoGenerator, LoopbackGrid, context, node, save_tiny_model
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+from tests.harness import EchoGenerator, LoopbackGrid, context, node
 
 
 def records(kind: str) -> list[dict[str, Any]]:

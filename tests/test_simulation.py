@@ -14,7 +14,6 @@ import pytest
 
 from pdss_fl.errors import SettingError
 from pdss_fl.launcher import run_simulation
-from tests.harness import save_tiny_model
 
 ROOT = Path(__file__).parent.parent
 CANARY = "zanzibarqx4471993"
@@ -67,11 +66,6 @@ def small(tiny: Path, data: Path, output: Path) -> list[str]:
         "slm.layers": 1, "distill.steps": 2, "llm.max-new-tokens": 4,
     }  # fmt: skip
     return [f'{k}="{v}"' for k, v in texts.items()] + [f"{k}={v}" for k, v in numbers.items()]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

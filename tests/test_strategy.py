@@ -14,14 +14,9 @@ from pdss_fl.client_app import create_client_app
 from pdss_fl.errors import MessageError, QuorumLost
 from pdss_fl.messages import Finish, GenerationSettings, PromptBatch, Rationale, RationaleBatch
 from pdss_fl.strategy import StepByStepDistillation
-from tests.harness import EchoGenerator, LoopbackGrid, context, node, payload_bytes, save_tiny_model
+from tests.harness import EchoGenerator, LoopbackGrid, context, node, payload_bytes
 
 WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 Fail = Callable[[Message], Message | bool | None]

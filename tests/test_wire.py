@@ -25,16 +25,10 @@ from tests.harness import (
     context,
     node,
     payload_bytes,
-    save_tiny_model,
     texts_seen,
 )
 
 CANARIES = ("zanzibarqx", "quuxington", "4471993", "zürichsee", "日本語秘密", "kanarienvogel", "hôpital")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 def private_file(directory: Path) -> Path:
@@ -77,7 +71,10 @@ def run_config(tiny: Path, **changes: Any) -> dict[str, Any]:
 def grid_of(tmp_path: Path, tiny: Path, clients: int = 2, **changes: Any) -> LoopbackGrid:
     contexts = {}
     for i in range(1, clients + 1):
-        allowed = {"allowed-models": f"scratch {tiny}", "allowed-lengths": "fixed bucket exact"}
+        allowed: dict[str, Any] = {"allowed-models": f"scratch {tiny}", "allowed-lengths": "fixed bucket exact"}
+        named = changes.get("privacy.mechanism")
+        if named:  # some promise nothing that adds up, so that a node has to name them and to set no bound
+            allowed |= {"allowed-mechanisms": named, "max-epsilon-per-example": math.inf}
         policy = node(tmp_path / f"state{i}", private_file(tmp_path / str(i)), **allowed)
         contexts[i] = context(i, policy, run_config(tiny, **changes))
     return LoopbackGrid(create_client_app(), contexts)
@@ -88,7 +85,8 @@ def found_in(data: bytes | str) -> list[str]:
     return [canary for canary in CANARIES if canary in text.lower()]
 
 
-def with_guarantee() -> list[str]:
+def closing_mechanisms() -> list[str]:
+    """All that replace words by words of the vocabulary, whatever they guarantee."""
     return [name for name in available_mechanisms() if name != "identity"]
 
 
@@ -97,7 +95,7 @@ def test_the_search_finds_a_canary_that_is_there() -> None:
     assert found_in(payload_bytes(message)) == ["4471993"]
 
 
-@pytest.mark.parametrize("mechanism", with_guarantee())
+@pytest.mark.parametrize("mechanism", closing_mechanisms())
 @pytest.mark.parametrize("length", ["fixed", "bucket", "exact"])
 def test_no_canary_leaves_a_client_in_a_whole_round(
     tmp_path: Path,

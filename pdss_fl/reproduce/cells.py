@@ -65,9 +65,9 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     settings, method = cell.run_settings(), "dss" if cell.method == GIVEN else cell.method
     directory = Path(tempfile.mkdtemp(prefix="pdss-cell-"))
     try:
-        policy = NodePolicy.simulation(directory, settings)
-        if cell.method == GIVEN:  # nothing is sent, so nothing needs a guarantee
-            policy = replace(policy, allowed_mechanisms=(IDENTITY,))
+        # An experiment's data is public, so that the bound without privacy may be measured on any of it.
+        allowed = (settings.privacy.mechanism, IDENTITY)
+        policy = replace(NodePolicy.simulation(directory, settings), allowed_mechanisms=allowed)
         client = DistillationClient(settings, policy, 0, cell.partition, cell.partitions)
         asked = None
         if method in ("pdss", "dss"):

@@ -53,6 +53,8 @@ def _run(cells: Sequence[Cell], path: Path, workers: int) -> dict[str, dict[str,
     done: dict[str, dict[str, Any]] = {}
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     with Progress(*columns, *clock, speed_estimate_period=3600) as progress, pool, open(path, "a") as file:
+        if _cut_off(path):
+            file.write("\n")
         bar = progress.add_task("cells", total=sum(_COST[c.method] for c in cells), cells=f"0/{len(cells)}")
         futures = {pool.submit(run_cell, cell): cell for cell in cells}
         try:
@@ -69,6 +71,11 @@ def _run(cells: Sequence[Cell], path: Path, workers: int) -> dict[str, dict[str,
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return done
+
+
+def _cut_off(path: Path) -> bool:
+    """Tell whether the last line lacks its end, because the experiment was killed while writing it."""
+    return path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
 
 
 def _share(outcome: dict[str, Any]) -> str:
@@ -95,6 +102,6 @@ def _records(lines: Iterable[str]) -> Iterable[tuple[str, dict[str, Any]]]:
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:  # the last line of an experiment that was killed while writing it
+        except ValueError:  # cut off while it was written: the cell is run again
             continue
         yield record.pop("key"), record

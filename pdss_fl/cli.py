@@ -30,6 +30,27 @@ app = typer.Typer(
 )  # fmt: skip
 
 
+ledger_app = typer.Typer(no_args_is_help=True, help="A node's record of what it released.")
+app.add_typer(ledger_app, name="ledger")
+
+
+@ledger_app.callback()
+def _ledger() -> None:
+    """Keep ``show`` a sub-command; typer would run a lone one in its group's place."""
+
+
+@ledger_app.command("show")
+def ledger_show(
+    path: Annotated[Path, typer.Argument(help="A node's STATE-DIR/ledger.jsonl.")],
+    limit: Annotated[float | None, typer.Option(min=0, help="The node's max-epsilon-per-example.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Examples and persons to show, biggest spenders first.")] = 50,
+) -> None:
+    """Print who has spent what, what is left, and whether the ledger is all there."""
+    from pdss_fl.ledger_report import describe_ledger
+
+    typer.echo(describe_ledger(path, limit, rows))
+
+
 @app.callback()
 def _start() -> None:
     configure_logging()

@@ -28,9 +28,11 @@ _REQUIRED = ("state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per
 class NodePolicy:
     """What one client allows any run to ask of it; see ``from_node_config`` for the keys.
 
-    ``max_epsilon_per_example`` bounds what an example spends over all runs. A mechanism of kind
-    ``none`` runs only if ``allowed_mechanisms`` names it; the empty tuple allows every mechanism that
-    has a guarantee. ``allowed_models`` bounds ``slm.model`` and ``privacy.embeddings``.
+    ``max_epsilon_per_example`` bounds what an example spends over all runs. A mechanism whose guarantee is
+    not ``pure-ldp`` runs only if ``allowed_mechanisms`` names it; the empty tuple allows every mechanism of
+    that kind, and no other. What has no bound for any two inputs spends infinitely much, so it also needs an
+    infinite ``max_epsilon_per_example``. ``max_epsilon_per_token`` bounds the guarantee's own figure, for
+    ``metric-ldp`` nats per unit of distance. ``allowed_models`` bounds ``slm.model`` and ``privacy.embeddings``.
     """
 
     state_dir: Path
@@ -91,8 +93,8 @@ class NodePolicy:
     def simulation(cls, state_dir: Path, settings: RunSettings) -> NodePolicy:
         """Return the policy of a simulated client, whose data already is on the submitter's machine.
 
-        It allows any epsilon, any model and the run's data path; mechanisms without a guarantee are
-        allowed on the built-in public data only. The ledger starts anew with every run.
+        It allows any epsilon, any model and the run's data path; mechanisms whose guarantee is not
+        ``pure-ldp`` are allowed on the built-in public data only. The ledger starts anew with every run.
         """
         built_in = settings.data.source == BUILT_IN_DATA
         return cls(
@@ -127,8 +129,18 @@ class NodePolicy:
             self._check_named(settings.privacy.mechanism)
 
     def check_mechanism(self, name: str, kind: str, epsilon: float) -> None:
-        """Refuse a mechanism or an epsilon per token; raises ``PolicyRefusal`` that names the limit."""
-        if kind in ("none", "approximate-ldp") or self.allowed_mechanisms:
+        """Refuse a mechanism or an epsilon per token; raises ``PolicyRefusal`` that names the limit.
+
+        Parameters
+        ----------
+        name : str
+            The mechanism's.
+        kind : str
+            Of its guarantee; any but ``pure-ldp`` must be allowed by name.
+        epsilon : float
+            Of its guarantee; not bounded for kind ``none``, which promises none.
+        """
+        if kind != "pure-ldp" or self.allowed_mechanisms:
             self._check_named(name)
         if kind != "none" and epsilon > self.max_epsilon_per_token:
             raise PolicyRefusal(

@@ -20,7 +20,7 @@ from scipy import stats
 from torch import Tensor
 
 from pdss_fl.privacy import PrivacyMechanism, Vocabulary
-from pdss_fl.privacy.audit import exact_epsilon
+from pdss_fl.privacy.audit import audit
 
 _CHANCE = 1e-9
 """How likely a correct mechanism fails a check that depends on chance."""
@@ -36,13 +36,14 @@ def check_mechanism(factory: Callable[[Vocabulary], PrivacyMechanism]) -> None:
     On vocabularies with equal and with zero embeddings, and with hardly more words than neighbours:
 
     - rows of ``log_prob`` sum to one;
-    - the exact worst case over all pairs of inputs is within the claimed epsilon (and delta);
+    - the exact worst case over all pairs of inputs is within the claimed epsilon (and delta), of those in one of
+      the mechanism's ``classes`` for ``partition-ldp``, and within epsilon times its ``distances`` for ``metric-ldp``;
+    - so is the worst bounded range, where the mechanism states one;
     - what comes out is within the vocabulary, whatever text went in;
     - equal seeds give equal outputs; unequal seeds, and calls without a seed, give different ones;
     - outputs are distributed as ``log_prob`` says, with a generator and without.
 
-    A mechanism without a matrix (``NotImplementedError`` with a reason) is checked for the rest, and a
-    guarantee by distance or within classes (``metric-ldp``, ``partition-ldp``) is not checked for epsilon.
+    A mechanism without a matrix (``NotImplementedError`` with a reason) is checked for the rest.
 
     Parameters
     ----------
@@ -128,22 +129,30 @@ def _agreement(rows: Tensor) -> float:
 
 
 def _check_claim(mechanism: PrivacyMechanism, matrix: Tensor, where: str) -> None:
-    guarantee = mechanism.guarantee
-    if guarantee.kind == "pure-ldp":
-        found = exact_epsilon(matrix)
-        _require(
-            found <= guarantee.epsilon + _ROUNDING,
-            f"{where}: claims epsilon {guarantee.epsilon:.10g}, but the worst case is {found:.10g}",
-        )
-    if guarantee.kind == "approximate-ldp":
-        probability = matrix.exp()
-        excess = [(row - math.exp(guarantee.epsilon) * probability).clamp_min(0).sum(dim=1) for row in probability]
-        worst = float(torch.stack(excess).max())
-        _require(
-            worst <= guarantee.delta + _ROUNDING,
-            f"{where}: claims delta {guarantee.delta:.3g} at epsilon {guarantee.epsilon:.10g}, but the worst "
-            f"case is {worst:.3g}",
-        )
+    found, kind = audit(mechanism), mechanism.guarantee.kind
+    _require(found.holds is not False, f"{where}: {found.verdict}")
+    if kind == "metric-ldp":
+        _check_metric(mechanism, matrix, where)
+    elif kind != "none":
+        _require(found.holds is not None, f"{where}: {found.verdict}; state them as ``classes``")
+    stated = mechanism.bounded_range
+    _require(
+        stated is None or found.bounded_range <= stated + _ROUNDING,
+        f"{where}: states a bounded range of {stated}, but the worst case is {found.bounded_range:.10g}",
+    )
+
+
+def _check_metric(mechanism: PrivacyMechanism, matrix: Tensor, where: str) -> None:
+    """Compare the loss between any two inputs with epsilon times their distance."""
+    loss = torch.stack([_log_ratio(row, matrix) for row in matrix])
+    allowed = mechanism.guarantee.epsilon * mechanism.distances(torch.arange(len(matrix)))
+    worst = float((loss - allowed).max())
+    _require(worst <= _ROUNDING, f"{where}: two inputs are {worst:.3g} further apart than epsilon times their distance")
+
+
+def _log_ratio(row: Tensor, matrix: Tensor) -> Tensor:
+    """Return for each row of the matrix the most that ``row`` is above it; where both are impossible, nothing."""
+    return torch.where(row > -torch.inf, row - matrix, -torch.inf).amax(dim=1)
 
 
 def _check_sampler(

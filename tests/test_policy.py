@@ -6,10 +6,13 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from pdss_fl.config import RunSettings
 from pdss_fl.errors import PolicyRefusal, SettingError
 from pdss_fl.policy import NodePolicy
+from pdss_fl.privacy import Charge, Ledger, Vocabulary, create_mechanism
+from pdss_fl.privacy.mechanism import KINDS
 
 NODE = {
     "state-dir": "/state",
@@ -107,6 +110,28 @@ def test_lists_of_a_policy_file_are_lists(tmp_path: Path) -> None:
     assert policy.allowed_mechanisms == ("staircase", "identity")
 
 
-def test_a_weaker_guarantee_is_allowed_by_name_only() -> None:
-    with pytest.raises(PolicyRefusal):
-        NodePolicy.from_node_config(NODE).check_mechanism("gaussian", "approximate-ldp", 1.0)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "pure-ldp"])
+def test_a_weaker_guarantee_is_allowed_by_name_only(kind: str) -> None:
+    with pytest.raises(PolicyRefusal, match="'weak' is not among this node's allowed-mechanisms"):
+        NodePolicy.from_node_config(NODE).check_mechanism("weak", kind, 1.0)
+    NodePolicy.from_node_config({**NODE, "allowed-mechanisms": "weak"}).check_mechanism("weak", kind, 1.0)
+
+
+@pytest.mark.parametrize("kind", ["approximate-ldp", "metric-ldp", "partition-ldp"])
+def test_what_is_allowed_by_name_keeps_to_the_limit_per_token(kind: str) -> None:
+    policy = NodePolicy.from_node_config({**NODE, "allowed-mechanisms": "weak"})
+    with pytest.raises(PolicyRefusal, match=r"max-epsilon-per-token = 8"):
+        policy.check_mechanism("weak", kind, 8.01)
+
+
+@pytest.mark.parametrize("mechanism", ["santext", "santext-plus", "custext", "rantext", "metric-laplace"])
+def test_what_bounds_no_document_also_needs_a_ledger_without_limit(tmp_path: Path, mechanism: str) -> None:
+    """Its charge is infinite: a node that names it, but keeps a finite limit, refuses every example."""
+    vocabulary = Vocabulary([f"w{i}" for i in range(8)], torch.eye(8))
+    document = create_mechanism(mechanism, vocabulary, epsilon=1.0, neighbours=3).compose(20, 0.0)
+    charge = Charge("example", None, "recipe", document.epsilon, document.delta, {})
+    for limit, accepted in ((1e300, False), (math.inf, True)):
+        node = {**NODE, "state-dir": str(tmp_path), "max-epsilon-per-example": limit}
+        policy = NodePolicy.from_node_config(node)
+        ledger = Ledger(policy.state_dir / f"{limit}.jsonl", policy.max_epsilon_per_example)
+        assert ledger.charge([charge]) == [accepted]

@@ -1,14 +1,23 @@
 """What every example has spent, in a file on the client that is written before anything is released.
 
 One line a release, a JSON object with the charge and the released text, so that neither can be there
-without the other. A line that a crash cut off was never released and is dropped. Any other damage stops
-the client: a forgotten charge would let an example be released above its limit.
+without the other. Each line ends with a running hash over all lines up to it. A line that a crash cut off was
+never released and is dropped. Any other damage stops the client: a forgotten charge would let an example be
+released above its limit.
+
+Beside the file lies a witness with the number of its lines and the last hash, written after them and before
+anything is released. A ledger that was deleted, cut short or put back from an old copy no longer agrees with it,
+and stops the client, too. That both files are deleted or put back together is not noticed, nor a forgery: the
+machine is trusted.
+
+A release that was made before anybody said whom it is about stays with nobody, as the person is part of what
+names an example: with the person it is another one, perturbed afresh and charged to them.
+``pdss_fl.ledger_report`` shows a ledger to people.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -21,6 +30,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pdss_fl.errors import StoreError
+from pdss_fl.privacy.ledger_file import LedgerFile, append_lines, epsilon_of, read_ledger, sync_directory
 
 _LOCK_SECONDS = 120.0
 
@@ -56,7 +66,7 @@ class Charge:
 
 
 @dataclass
-class _Totals:
+class Totals:
     """What the lines of a ledger add up to; persons are hashed."""
 
     payloads: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
@@ -78,11 +88,11 @@ class _Totals:
         self.join(line["example"], line["person"])
         spent = [self.example.get(line["example"], 0.0)]
         spent += [self.person[person] for person in self.persons_of[line["example"]]]
-        return all(total + _epsilon(line) <= limit for total in spent)
+        return all(total + epsilon_of(line) <= limit for total in spent)
 
     def add(self, line: dict[str, Any]) -> None:
         """Count one line of the file."""
-        example, epsilon = line["example"], _epsilon(line)
+        example, epsilon = line["example"], epsilon_of(line)
         self.join(example, line["person"])
         self.payloads[example, line["recipe"]] = line["released"]
         self.example[example] = self.example.get(example, 0.0) + epsilon
@@ -105,18 +115,18 @@ class Ledger:
     ------
     StoreError
         Here, before any work, and in every method: the file cannot be written (names ``state-dir``), is
-        damaged, or another process does not let go of it.
+        damaged or not all that was written, or another process does not let go of it.
     """
 
     def __init__(self, path: Path, max_epsilon_per_example: float) -> None:
         self.path, self.limit = path, max_epsilon_per_example
         self._lock = FileLock(f"{path}.lock", timeout=_LOCK_SECONDS)
-        self._totals, self._read = _Totals(), (0, 0, 0)
+        self._totals, self._read = Totals(), (0, 0, 0)
         with _reported(path):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             path.chmod(0o600)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         self._current()
 
     def lookup(self, example: str, recipe: str) -> dict[str, Any] | None:
@@ -139,50 +149,42 @@ class Ledger:
         """
         accepted, lines = [], []
         with _reported(self.path), self._lock:
-            totals, end = self._parse()
+            totals, found = self._parse()
             for line in map(_line, charges):
                 accepted.append(totals.allows(line, self.limit))
                 if accepted[-1]:
                     totals.add(line)
-                    lines.append(json.dumps(line) + "\n")
+                    lines.append(line)
             if lines:
-                self._append("".join(lines).encode(), end)
+                append_lines(self.path, found, lines)
         return accepted
 
-    def _current(self) -> _Totals:
+    def _current(self) -> Totals:
         with _reported(self.path):
             if self._read != self._stamp():
                 with self._lock:  # nobody is between writing and syncing
-                    self._read = self._stamp()
-                    self._totals, _ = self._parse()
+                    totals, found = self._parse()
+                    if found.witnessed < len(found.lines):  # a killed process left lines that are perhaps not synced
+                        append_lines(self.path, found, [])
+                    self._totals, self._read = totals, self._stamp()
         return self._totals
 
     def _stamp(self) -> tuple[int, int, int]:
         found = self.path.stat()
         return found.st_ino, found.st_size, found.st_mtime_ns
 
-    def _parse(self) -> tuple[_Totals, int]:
-        """Return the file's totals, and where its last whole line ends."""
-        data, totals = self.path.read_bytes(), _Totals()
-        end = data.rfind(b"\n") + 1
-        for number, text in enumerate(data[:end].split(b"\n")[:-1], start=1):
-            try:
-                totals.add(_checked(json.loads(text)))
-            except (ValueError, TypeError, KeyError) as err:
-                raise StoreError(
-                    f"line {number} of the ledger below this node's state-dir is damaged; restore it from "
-                    "a backup, since without it nobody knows what was spent",
-                    f"{self.path}: {type(err).__name__}",
-                ) from None
-        return totals, end
-
-    def _append(self, data: bytes, end: int) -> None:
-        with open(self.path, "r+b") as file:
-            file.truncate(end)  # a line that a crash cut off
-            file.seek(end)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+    def _parse(self) -> tuple[Totals, LedgerFile]:
+        """Return the file's totals, and what it holds; raises ``StoreError`` if that is not all it ever held."""
+        found, totals = read_ledger(self.path), Totals()
+        if found.trouble:
+            raise StoreError(
+                f"the ledger below this node's state-dir cannot be trusted: {found.trouble}; restore it from a backup, "
+                "since without it nobody knows what was spent",
+                str(self.path),
+            )
+        for line in found.lines:
+            totals.add(line)
+        return totals, found
 
 
 def _line(charge: Charge) -> dict[str, Any]:
@@ -197,29 +199,8 @@ def _line(charge: Charge) -> dict[str, Any]:
     }
 
 
-def _checked(line: dict[str, Any]) -> dict[str, Any]:
-    """Return a line of the file if it can be counted, else raise like a line that is no JSON object."""
-    texts = (line["example"], line["recipe"], line["person"] or "")
-    whole = all(isinstance(text, str) for text in texts) and isinstance(line["released"], dict)
-    if not (whole and _epsilon(line) >= 0):  # NaN is not
-        raise ValueError
-    return line
-
-
-def _epsilon(line: dict[str, Any]) -> float:
-    return math.inf if line["epsilon"] is None else float(line["epsilon"])
-
-
 def _hashed(person: str) -> str:
     return "person:" + hashlib.sha256(person.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _sync_directory(path: Path) -> None:
-    """Make the entry of a new file last; a ledger lost in a power cut would forget what was spent."""
-    if os.name == "posix":  # elsewhere a directory cannot be opened
-        directory = os.open(path, os.O_RDONLY)
-        os.fsync(directory)
-        os.close(directory)
 
 
 @contextmanager

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from pdss_fl.errors import SettingError
+from pdss_fl.privacy.accounting import BASIC, best_composition
+from pdss_fl.privacy.accounting import DocumentGuarantee as DocumentGuarantee
 from pdss_fl.privacy.vocabulary import Vocabulary
 
 KINDS = ("pure-ldp", "approximate-ldp", "metric-ldp", "partition-ldp", "none")
@@ -57,16 +59,6 @@ class PrivacyGuarantee:
     def for_any_inputs(self) -> bool:
         """Whether epsilon and delta bound any two inputs, so that they add up over releases."""
         return self.kind in ("pure-ldp", "approximate-ldp")
-
-
-@dataclass(frozen=True)
-class DocumentGuarantee:
-    """The (epsilon, delta) of a document of ``tokens`` tokens, and the theorem that gives it."""
-
-    epsilon: float
-    delta: float
-    tokens: int
-    composition: str
 
 
 class PrivacyMechanism(ABC):
@@ -168,22 +160,52 @@ class PrivacyMechanism(ABC):
         epsilon = repr(self.epsilon).removesuffix(".0")
         return f"epsilon={epsilon} neighbours={self.neighbours} vocabulary={len(self.vocabulary)}"
 
+    @property
+    def bounded_range(self) -> float | None:
+        """The eta of a token: what the logarithms of Pr[y|x] / Pr[y|x'] differ by over y, for any x and x'.
+
+        In nats, at most 2 epsilon; ``None``, which stands for that, unless a subclass knows better.
+        """
+        return None
+
+    @property
+    def context_free(self) -> bool:
+        """Whether no token's law depends on any other token: true unless ``perturb_documents`` is overridden."""
+        return type(self).perturb_documents is PrivacyMechanism.perturb_documents
+
+    @property
+    def classes(self) -> Sequence[Tensor] | None:
+        """The public classes of a ``partition-ldp`` guarantee, disjoint LongTensors of ids; ``None`` if not stated."""
+        return None
+
+    def distances(self, ids: Tensor) -> Tensor:
+        """Return the metric of a ``metric-ldp`` guarantee, from ids (n,) to all, float64 of shape (n, V).
+
+        Here ``Vocabulary.distances``; a subclass with another metric overrides this.
+        """
+        return torch.from_numpy(self.vocabulary.distances(ids, slice(0, len(self.vocabulary))))
+
     def compose(self, tokens: int, delta: float) -> DocumentGuarantee:
-        """Return what a document of ``tokens`` tokens is worth, here by basic composition.
+        """Return what a document of ``tokens`` tokens is worth, by the best composition that holds and is known.
 
         Parameters
         ----------
         tokens : int
             At least 0.
         delta : float
-            In [0, 1): what a better composition may spend; basic composition spends only the tokens' own.
+            In [0, 1): what a composition may spend. With 0, and for tokens that spend some themselves, it is the
+            basic one, which spends only the tokens' own; see ``best_composition``.
         """
         guarantee = self.guarantee
         if not guarantee.for_any_inputs:  # a distance or a class of inputs does not add up to a document
             return DocumentGuarantee(math.inf, 0.0, tokens, f"none for kind {guarantee.kind}")
         if guarantee.unit == "document":
             return DocumentGuarantee(guarantee.epsilon, guarantee.delta, tokens, "one release a document")
-        return DocumentGuarantee(tokens * guarantee.epsilon, tokens * guarantee.delta, tokens, "basic composition")
+        if guarantee.delta > 0:
+            return DocumentGuarantee(tokens * guarantee.epsilon, tokens * guarantee.delta, tokens, BASIC)
+        return best_composition(
+            guarantee.epsilon, tokens, delta, bounded_range=self.bounded_range, context_free=self.context_free
+        )
 
 
 _M = TypeVar("_M", bound=type[PrivacyMechanism])

@@ -37,13 +37,31 @@ def bernoulli(threshold: int, n: int, source: RandomBytes) -> NDArray[np.bool_]:
     return true
 
 
-def uniform(bound: int, n: int, source: RandomBytes) -> NDArray[np.int64]:
-    """Return n independent whole numbers 0 .. bound - 1, all exactly equally likely."""
-    last = np.uint64(2**64 - 1 - 2**64 % bound)  # draws above it would favour the small numbers: draw again
+def bernoulli_float(probability: float, source: RandomBytes) -> bool:
+    """Return one decision that is true with probability exactly ``probability``, any float64 in [0, 1]."""
+    numerator, denominator = probability.as_integer_ratio()  # a power of two, 2^1074 at most
+    return int.from_bytes(source(136), "little") * denominator < numerator << 1088
+
+
+def uniform(bound: int | NDArray[np.int64], n: int, source: RandomBytes) -> NDArray[np.int64]:
+    """Return n independent whole numbers 0 .. bound - 1, all exactly equally likely.
+
+    Parameters
+    ----------
+    bound : int | numpy.ndarray, shape (n,)
+        1 .. 2^63, one for all or one for each.
+    n : int
+        How many.
+    source : RandomBytes
+        From ``random_bytes``.
+    """
+    bounds = np.asarray(bound, dtype=np.uint64)
     drawn = _draw(n, source)
-    while (above := drawn > last).any():
-        drawn[above] = _draw(int(above.sum()), source)
-    return (drawn % np.uint64(bound)).astype(np.int64)
+    # The highest 2^64 mod bound draws would favour the small numbers: draw again.
+    last = ~(-bounds % bounds)
+    while len(above := np.flatnonzero(drawn > last)):
+        drawn[above] = _draw(len(above), source)
+    return (drawn % bounds).astype(np.int64)
 
 
 def _draw(n: int, source: RandomBytes) -> NDArray[np.uint64]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pdss_fl.errors import SettingError
-from pdss_fl.privacy.accounting import staircase_document_epsilon
+from pdss_fl.privacy.accounting import staircase_document
 from pdss_fl.privacy.mechanism import (
     DocumentGuarantee,
     PrivacyGuarantee,
@@ -29,8 +29,6 @@ from pdss_fl.privacy.mechanism import (
 )
 from pdss_fl.privacy.sampling import BITS, bernoulli, random_bytes, uniform
 from pdss_fl.privacy.vocabulary import Vocabulary
-
-_WORTH_A_DELTA = 0.99
 
 
 @register_mechanism("staircase")
@@ -57,8 +55,12 @@ class Staircase(PrivacyMechanism):
 
     def __init__(self, vocabulary: Vocabulary, *, epsilon: float, neighbours: int) -> None:
         super().__init__(vocabulary, epsilon=epsilon, neighbours=neighbours)
-        self._near = vocabulary.neighbours(self.neighbours)
+        self._near = self._nearest_sets()
         self._threshold = near_threshold(self.epsilon, self.neighbours, len(vocabulary))
+
+    def _nearest_sets(self) -> Tensor:
+        """Return the near words of every word, LongTensor (V, k), k different ids a row, itself first."""
+        return self.vocabulary.neighbours(self.neighbours)
 
     @property
     def guarantee(self) -> PrivacyGuarantee:
@@ -106,16 +108,11 @@ class Staircase(PrivacyMechanism):
     def compose(self, tokens: int, delta: float) -> DocumentGuarantee:
         """Return the epsilon of ``tokens`` tokens at ``delta``: the exact one, or basic composition.
 
-        Basic composition, which needs no delta, where V < 2k, and where the exact epsilon (see
-        ``staircase_document_epsilon``) is not at least one percent below it.
+        See ``staircase_document``; where V < 2k, as for every mechanism.
         """
-        basic = super().compose(tokens, delta)
-        if delta == 0 or tokens == 0 or len(self.vocabulary) < 2 * self.neighbours:
-            return basic
-        exact = staircase_document_epsilon(self.epsilon, self.neighbours, len(self.vocabulary), tokens, delta)
-        if exact > _WORTH_A_DELTA * basic.epsilon:
-            return basic
-        return DocumentGuarantee(exact, delta, tokens, "exact dominating pair, n-fold (PLD)")
+        if len(self.vocabulary) < 2 * self.neighbours:
+            return super().compose(tokens, delta)
+        return staircase_document(self.epsilon, self.neighbours, len(self.vocabulary), tokens, delta)
 
 
 def near_threshold(epsilon: float, near: int, size: int) -> int:

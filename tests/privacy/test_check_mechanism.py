@@ -156,6 +156,64 @@ class RareLeak(Staircase):
         return out
 
 
+class OneClass(Staircase):
+    """Claims half of its epsilon within the one class that holds all words."""
+
+    @property
+    def guarantee(self) -> PrivacyGuarantee:
+        return PrivacyGuarantee("partition-ldp", self.epsilon / 2, 0.0, "token", "False.")
+
+    @property
+    def classes(self) -> list[Tensor]:
+        return [torch.arange(len(self.vocabulary))]
+
+
+class UnstatedClasses(OneClass):
+    classes = None  # type: ignore[assignment]
+
+
+class ByDistance(Staircase):
+    """Claims that equal embeddings cannot be told apart."""
+
+    @property
+    def guarantee(self) -> PrivacyGuarantee:
+        return PrivacyGuarantee("metric-ldp", 1000.0, 0.0, "token", "False.")
+
+
+class NarrowRange(Staircase):
+    bounded_range = 2.5  # type: ignore[assignment]
+
+
+class OwnClasses(PrivacyMechanism):
+    """True: the first word is told from all others, which are not told apart, though all outputs are possible."""
+
+    kept_tokens = 0.0  # type: ignore[assignment]
+
+    @property
+    def guarantee(self) -> PrivacyGuarantee:
+        return PrivacyGuarantee("partition-ldp", 0.0, 0.0, "token", "All but one are alike.")
+
+    @property
+    def classes(self) -> list[Tensor]:
+        return list(torch.arange(len(self.vocabulary)).split([1, len(self.vocabulary) - 1]))
+
+    def log_prob(self) -> Tensor:
+        size = len(self.vocabulary)
+        matrix = torch.full((size, size), 1 / size, dtype=torch.float64)
+        matrix[0] = torch.tensor([0.9] + [0.1 / (size - 1)] * (size - 1), dtype=torch.float64)
+        return matrix.log()
+
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        generator, size = generator or np.random.default_rng(), len(self.vocabulary)
+        any_word, kept = generator.integers(size, size=len(ids)), generator.random(len(ids)) < 0.9
+        of_first = np.where(kept, 0, generator.integers(1, size, size=len(ids)))
+        return torch.from_numpy(np.where(ids.numpy() == 0, of_first, any_word))
+
+
+def test_a_guarantee_within_stated_classes_passes() -> None:
+    check_mechanism(lambda v: OwnClasses(v, epsilon=1.0, neighbours=1))
+
+
 Made = Callable[[Vocabulary], PrivacyMechanism]
 
 
@@ -181,6 +239,10 @@ def made(kind: type[PrivacyMechanism], epsilon: float = 2.0, neighbours: int = 3
         (made(SinglePrecision), "not float64"),
         (made(NoReason), "without a reason"),
         (made(RareLeak, epsilon=20.0), "calls rare came out"),
+        (made(OneClass), "claims epsilon 1 within a class, but the worst case is 2"),
+        (made(UnstatedClasses), "does not state its classes"),
+        (made(ByDistance), "2 further apart than epsilon times their distance"),
+        (made(NarrowRange), "bounded range of 2.5, but the worst case is 4"),
     ],
 )
 def test_a_false_claim_is_caught(factory: Made, reason: str) -> None:

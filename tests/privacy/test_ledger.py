@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_a_release_is_stored_for_a_free_second_sending(path: Path) -> None:
 def test_a_line_holds_charge_and_release_together(path: Path) -> None:
     Ledger(path, math.inf).charge([a_charge(epsilon=2.5, person="Ada Lovelace")])
     (line,) = lines(path)
-    assert set(line) == {"time", "example", "person", "recipe", "epsilon", "delta", "released"}
+    assert list(line) == ["time", "example", "person", "recipe", "epsilon", "delta", "released", "hash"]
     assert (line["epsilon"], line["delta"], line["released"]) == (2.5, 1e-5, PAYLOAD)
     assert line["time"].endswith("+00:00")
     assert "Ada" not in path.read_text()
@@ -170,17 +171,134 @@ def test_a_line_that_a_crash_cut_off_is_dropped_and_no_other(path: Path, torn: b
     assert Ledger(path, 10.0).spent("e1") == 2.0
 
 
-def test_every_cut_of_the_last_line_leaves_a_readable_ledger(path: Path) -> None:
+def witness(path: Path) -> Path:
+    return path.with_name(path.name + ".witness")
+
+
+def test_every_cut_of_a_batch_leaves_a_readable_ledger_with_its_whole_lines(path: Path) -> None:
+    """A kill while the batch is written: the witness is still the one before."""
     ledger = Ledger(path, 10.0)
     ledger.charge([a_charge()])
-    kept = path.stat().st_size
-    ledger.charge([a_charge("e2")])
+    kept, before = path.stat().st_size, witness(path).read_bytes()
+    ledger.charge([a_charge("e2"), a_charge("e3")])
     whole = path.read_bytes()
-    for end in range(kept, len(whole)):
+    first = whole.index(b"\n", kept) + 1
+    for end in range(kept, len(whole), 7):
         path.write_bytes(whole[:end])
+        witness(path).write_bytes(before)
         again = Ledger(path, 10.0)
-        assert (again.spent("e1"), again.spent("e2")) == (1.0, 0.0)
-        assert again.lookup("e2", "r1") is None
+        assert [again.spent(e) for e in ("e1", "e2", "e3")] == [1.0, float(end >= first), 0.0]
+        assert again.lookup("e3", "r1") is None
+        if again.lookup("e2", "r1") is not None:
+            assert json.loads(witness(path).read_text())["lines"] == 2, "synced before it can be sent"
+
+
+def _killed_in_line(path: Path, number: int, ready: Path) -> None:
+    """Charge, and die without any clean-up before the ``number``-th line that the writing executes."""
+    seen = 0
+
+    def trace(frame: Any, event: str, _: Any) -> Any:
+        nonlocal seen
+        if frame.f_code.co_name not in ("append_lines", "sync_directory"):
+            return None
+        seen += event == "line"
+        if seen > number:
+            os._exit(9)
+        return trace
+
+    ledger = Ledger(path, 10.0)
+    sys.settrace(trace)
+    accepted = ledger.charge([a_charge("e2"), a_charge("e3", 2.0)])
+    sys.settrace(None)
+    ready.write_text(json.dumps(accepted))
+
+
+def test_a_kill_at_any_step_of_writing_forgets_nothing_that_may_be_released(tmp_path: Path) -> None:
+    context, survived = multiprocessing.get_context("fork"), False
+    for number in range(200):
+        path, ready = tmp_path / str(number) / "ledger.jsonl", tmp_path / str(number) / "ready"
+        Ledger(path, 10.0).charge([a_charge()])
+        child = context.Process(target=_killed_in_line, args=(path, number, ready))
+        child.start()
+        child.join(60)
+        survived = child.exitcode == 0
+        assert survived == ready.exists()
+        assert survived or child.exitcode == 9
+        ledger = Ledger(path, 10.0)
+        spent = [ledger.spent(e) for e in ("e1", "e2", "e3")]
+        assert spent in ([1.0, 0.0, 0.0], [1.0, 1.0, 2.0])
+        assert (ledger.lookup("e3", "r1") is None) == (spent[2] == 0.0)
+        assert ledger.charge([a_charge("e1", recipe="later")]) == [True]
+        assert Ledger(path, 10.0).spent("e1") == 2.0
+        if survived:
+            assert spent[2] == 2.0
+            break
+    assert survived
+    assert number > 15, "every step was tried"
+
+
+def broken(path: Path, why: str) -> None:
+    for use in (lambda: Ledger(path, 10.0), lambda: Ledger(path, 10.0)):
+        with pytest.raises(StoreError, match=why) as caught:
+            use()
+        assert str(path) not in str(caught.value)
+
+
+def test_a_deleted_ledger_does_not_start_anew(path: Path) -> None:
+    Ledger(path, 10.0).charge([a_charge(), a_charge("e2")])
+    path.unlink()
+    broken(path, r"2 of the 2 lines are gone; restore")
+
+
+def test_an_old_copy_of_the_ledger_is_noticed(path: Path) -> None:
+    ledger = Ledger(path, 10.0)
+    ledger.charge([a_charge()])
+    old = path.read_bytes()
+    ledger.charge([a_charge("e2")])
+    path.write_bytes(old)
+    broken(path, r"1 of the 2 lines are gone")
+
+
+def test_another_ledger_of_the_same_length_is_noticed(path: Path, tmp_path: Path) -> None:
+    Ledger(path, 10.0).charge([a_charge()])
+    Ledger(tmp_path / "other.jsonl", 10.0).charge([a_charge("e9", 0.1)])
+    path.write_bytes((tmp_path / "other.jsonl").read_bytes())
+    broken(path, r"line 1 is not the one that was written")
+
+
+def test_a_lower_figure_or_a_line_taken_out_breaks_the_running_hash(path: Path) -> None:
+    Ledger(path, 10.0).charge([a_charge(epsilon=5.0), a_charge("e2"), a_charge("e3")])
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"epsilon": 5.0', b'"epsilon": 0.5'))
+    broken(path, r"line 1 is damaged")
+    first, _, third = whole.splitlines(keepends=True)
+    path.write_bytes(first + third)
+    broken(path, r"line 2 is damaged")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"lines": -1, "hash": ""}', '{"lines": 1, "hash": 2}', "\x00"])
+def test_a_damaged_witness_stops_the_client(path: Path, text: str) -> None:
+    Ledger(path, 10.0).charge([a_charge()])
+    witness(path).write_text(text)
+    broken(path, "the witness is damaged")
+
+
+def test_a_lost_witness_is_made_again(path: Path) -> None:
+    Ledger(path, 10.0).charge([a_charge()])
+    known = witness(path).read_bytes()
+    witness(path).unlink()
+    assert Ledger(path, 10.0).spent("e1") == 1.0
+    assert witness(path).read_bytes() == known
+    assert stat.S_IMODE(witness(path).stat().st_mode) == 0o600
+
+
+def test_a_damage_is_reported_at_every_use(path: Path) -> None:
+    ledger = Ledger(path, 10.0)
+    ledger.charge([a_charge()])
+    path.write_bytes(b"damage\n")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="line 1 is damaged"):
+            ledger.lookup("e1", "r1")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +328,9 @@ def test_any_other_damage_stops_the_client(path: Path, damage: str) -> None:
         lambda: ledger.charge([a_charge("e3")]),
         lambda: ledger.lookup("e1", "r1"),
     ):
-        with pytest.raises(StoreError, match=r"line 2 of the ledger.*state-dir is damaged; restore") as caught:
+        with pytest.raises(
+            StoreError, match=r"ledger below this node's state-dir .* line 2 is damaged; restore"
+        ) as caught:
             use()
         assert str(path) not in str(caught.value)
     assert path.read_bytes() == before

@@ -1,0 +1,34 @@
+"""How often an attacker finds the private word, question or answer behind a release, beside what is allowed.
+
+``run_attacks`` runs them all. Numbers and words only: language models come in as callables.
+"""
+
+from pdss_fl.privacy.attacks.answers import Seen
+from pdss_fl.privacy.attacks.bayes import candidates, optimal_success, word_prior
+from pdss_fl.privacy.attacks.caps import Cap, Targets, token_cap
+from pdss_fl.privacy.attacks.language import Completer, MaskedScores, SequenceScore
+from pdss_fl.privacy.attacks.linkage import Document, link
+from pdss_fl.privacy.attacks.results import AttackResult, Rate
+from pdss_fl.privacy.attacks.stems import stem_classes, text_classes
+from pdss_fl.privacy.attacks.suite import Releases, run_attacks
+
+__all__ = [
+    "AttackResult",
+    "Cap",
+    "Completer",
+    "Document",
+    "MaskedScores",
+    "Rate",
+    "Releases",
+    "Seen",
+    "SequenceScore",
+    "Targets",
+    "candidates",
+    "link",
+    "optimal_success",
+    "run_attacks",
+    "stem_classes",
+    "text_classes",
+    "token_cap",
+    "word_prior",
+]

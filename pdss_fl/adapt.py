@@ -36,6 +36,7 @@ from pdss_fl.llm.decode import common_length
 from pdss_fl.llm.instruction import ADAPTED, Instruction
 from pdss_fl.llm.loading import load_causal_lm
 from pdss_fl.messages import PerturbedPrompt
+from pdss_fl.privacy import create_mechanism
 from pdss_fl.release import Perturber, word_pairs
 from pdss_fl.slm.alignment import align
 from pdss_fl.vocabularies import load_perturber
@@ -154,7 +155,8 @@ def _perturbers(settings: AdapterSettings) -> list[Perturber]:
     for words, question_words, choices in settings.shapes:
         run = RunSettings()
         shape = replace(run.privacy, length="bucket", words=words, question_words=question_words, choices=choices)
-        perturbers.append(load_perturber(replace(run, privacy=shape), IDENTITY, settings.seed))
+        base = load_perturber(replace(run, privacy=shape), shape.mechanism, settings.seed)
+        perturbers.append(replace(base, mechanism=create_mechanism(IDENTITY, base.vocabulary)))
         for epsilon, neighbours in settings.dials:
             dial = replace(shape, epsilon=epsilon, neighbours=neighbours)
             perturbers.append(load_perturber(replace(run, privacy=dial), dial.mechanism, settings.seed))

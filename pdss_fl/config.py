@@ -48,14 +48,17 @@ def _setting(default: Any, rule: Mapping[str, Any] | None = None) -> Any:
 class PrivacySettings:
     """How prompts are perturbed (``privacy.*``); the units are words and nats.
 
-    The default is a nearest-set staircase. What it means for a word and for a whole prompt, and how
-    often the best attack that knows the corpus's word frequencies names the word behind a released
-    one, is printed by ``pdss privacy``.
+    The default is a nearest-set staircase over three content words of a question: at one epsilon for the whole
+    prompt few words keep more each, and for the built-in set they say what the LLM has to know. (One word would
+    keep more still, but whoever needs only that can ask the LLM for all words of a public vocabulary and send
+    nothing private at all.) Other data needs more words (``question-words``, ``choices``). What the default
+    means for a word and for a whole prompt, and how often the best attack that knows the corpus's word
+    frequencies names the word behind a released one, is printed by ``pdss privacy``.
     """
 
     mechanism: str = _setting("staircase", NOT_EMPTY)
-    epsilon: float = _setting(8.0, _POSITIVE)
-    neighbours: int = _setting(3, _AT_LEAST_1)
+    epsilon: float = _setting(7.0, _POSITIVE)
+    neighbours: int = _setting(6, _AT_LEAST_1)
     delta: float = _setting(1e-5, {"check": lambda v: 0 <= v <= 1e-3, "expected": "0 to 0.001"})
     vocabulary: str = _setting("everyday", one_of("everyday", "english"))
     vocabulary_size: int = _setting(830, _within(2, 50_000))
@@ -64,7 +67,7 @@ class PrivacySettings:
     words: str = _setting("content", one_of("all", "content"))
     question_words: int = _setting(3, _within(1, 512))
     choice_words: int = _setting(1, _within(1, 128))
-    choices: int = _setting(4, _within(0, 26))
+    choices: int = _setting(0, _within(0, 26))
 
 
 @dataclass(frozen=True)
@@ -118,9 +121,9 @@ class DistillSettings:
     """
 
     decoder: str = _setting("align", one_of("align", "in-context", "none"))
-    filter: str = _setting("drop", one_of("off", "drop", "correct", "agree"))
+    filter: str = _setting("agree", one_of("off", "drop", "correct", "agree"))
     rationale_words: int = _setting(40, _AT_LEAST_1)
-    rationale_weight: float = _setting(0.5, {"check": lambda v: 0 <= v < 1, "expected": "in [0, 1)"})
+    rationale_weight: float = _setting(0.85, {"check": lambda v: 0 <= v < 1, "expected": "in [0, 1)"})
     steps: int = _setting(900, _AT_LEAST_1)
     batch_size: int = _setting(16, _AT_LEAST_1)
     learning_rate: float = _setting(1.5e-3, _POSITIVE)

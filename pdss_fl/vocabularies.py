@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from wordfreq import top_n_list
 
 from pdss_fl.bundled import BUNDLED_MODEL, build_once, bundled_model_path, cache_directory
-from pdss_fl.config import PrivacySettings, RunSettings
+from pdss_fl.config import IDENTITY, PrivacySettings, RunSettings
 from pdss_fl.data.everyday import words as everyday_words
 from pdss_fl.data.prompts import PromptShape
 from pdss_fl.errors import SettingError
@@ -113,11 +113,16 @@ def load_perturber(
     return Perturber(
         vocabulary,
         create_mechanism(mechanism, vocabulary, epsilon=privacy.epsilon, neighbours=privacy.neighbours),
-        prompt_shape(privacy, settings.data.public_choices),
+        _whole(settings) if mechanism == IDENTITY else prompt_shape(privacy, settings.data.public_choices),
         privacy.delta,
         None if noise_seed is None else np.random.default_rng(noise_seed),
         labels,
     )
+
+
+def _whole(settings: RunSettings) -> PromptShape:
+    """Return the shape of the bound without privacy: all words and choices, whatever the private prompts leave out."""
+    return PromptShape("exact", 512, 128, 26, "all", settings.data.public_choices)
 
 
 def prompt_shape(privacy: PrivacySettings, public_choices: bool) -> PromptShape:

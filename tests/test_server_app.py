@@ -80,7 +80,13 @@ def test_only_what_is_asked_for_is_run(tmp_path: Path, tiny: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["open", "many", "uneven"])
 def test_open_questions_and_any_number_of_choices_make_the_whole_trip(tmp_path: Path, tiny: Path, kind: str) -> None:
-    summary, shown = compare(tmp_path, tiny, kind, methods="pdss", **{"privacy.choices": 0 if kind == "open" else 4})
+    summary, shown = compare(
+        tmp_path,
+        tiny,
+        kind,
+        methods="pdss",
+        **{"privacy.choices": 0 if kind == "open" else 4, "privacy.question-words": 12},
+    )
     assert summary["accuracy"]["pdss"]["n"] == 48
     assert {len(p.choices) for batch in shown.seen for p in batch.prompts} == {0 if kind == "open" else 4}
     assert summary["privacy"]["tokens_per_document"] == 12 + (0 if kind == "open" else 4)
@@ -88,7 +94,9 @@ def test_open_questions_and_any_number_of_choices_make_the_whole_trip(tmp_path: 
 
 def test_labels_that_the_nodes_call_public_are_sent_as_they_are(tmp_path: Path, tiny: Path) -> None:
     policy = {"public-choices": "yes,no"}
-    summary, shown = compare(tmp_path, tiny, "labels", policy, methods="pdss", **{"data.public-choices": True})
+    summary, shown = compare(
+        tmp_path, tiny, "labels", policy, methods="pdss", **{"data.public-choices": True, "privacy.question-words": 12}
+    )
     assert {p.choices for batch in shown.seen for p in batch.prompts} <= {("no", "yes"), ("yes", "no")}
     assert summary["privacy"]["tokens_per_document"] == 12
 

@@ -37,6 +37,8 @@ def grid_of(tmp_path: Path, tiny: Path, clients: int = 3, fail: Fail = lambda _:
             "privacy.embeddings": str(tiny),
             "privacy.vocabulary": "english",
             "privacy.vocabulary-size": 200,
+            "privacy.question-words": 12,
+            "privacy.choices": 4,
             "data.source": "jsonl",
             "data.train-examples": 8,
             "data.test-examples": 20,
@@ -228,7 +230,7 @@ def test_a_retried_distillation_trains_nothing_again(tmp_path: Path, tiny: Path)
     assert weights.read_bytes() == before
 
 
-@pytest.mark.parametrize("decision", ["drop", "correct"])
+@pytest.mark.parametrize("decision", ["drop", "correct", "agree"])
 def test_what_a_client_reports_does_not_tell_which_rationales_it_kept(
     tmp_path: Path, tiny: Path, decision: str
 ) -> None:

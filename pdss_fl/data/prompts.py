@@ -24,7 +24,7 @@ class PromptShape:
     ----------
     length : str
         ``fixed``: every text is filled up to its bound, so its length tells nothing. ``bucket``: up to
-        the next power of two, or the bound. ``exact``: not filled; its length is told.
+        the next power of two, or the bound. ``exact``: not filled; its length and its number of choices are told.
     question_words, choice_words : int
         Bounds of the question and of each choice; longer texts are cut.
     choices : int
@@ -96,8 +96,9 @@ def render(example: Example, order: Sequence[int | None], shape: PromptShape, sp
 
 
 def choice_order(example: Example, shape: PromptShape, shuffle: Callable[[list[int | None]], None]) -> list[int | None]:
-    """Return a fresh order in which the example's choices are sent, filled up to ``shape.choices``.
+    """Return a fresh order in which the example's choices are sent.
 
+    It is filled up to ``shape.choices`` unless the shape's length is exact.
     The shuffle comes before the cut, so that which choices stay does not depend on the answer.
     """
     if shape.public_choices:
@@ -105,7 +106,8 @@ def choice_order(example: Example, shape: PromptShape, shuffle: Callable[[list[i
     order: list[int | None] = list(range(len(example.choices)))
     shuffle(order)
     order = order[: shape.choices]
-    order += [None] * (shape.choices - len(order))
+    if shape.length != "exact":
+        order += [None] * (shape.choices - len(order))
     shuffle(order)
     return order
 

@@ -1,6 +1,6 @@
 """What carries the gain: each choice of the default changed alone, on the built-in set, paired over seeds.
 
-Run ``make reproduce-ablation``. Resumable; writes ``cells.jsonl`` and ``table.md`` below ``--output``.
+Run ``make reproduce-ablation``. Resumable; writes ``cells.jsonl`` and ``ablation.md`` below ``--output``.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
         "privacy.words": "all", "privacy.question-words": 12, "privacy.choices": 4, "privacy.choice-words": 1,
     },
     "sent: content words and choices": {"privacy.choices": 4},
-    "sent: content words of the question": {"privacy.choices": 0},
+    "sent: one word of the question": {"privacy.question-words": 1},
     "vocabulary: 4,000 words": {"privacy.vocabulary-size": 4000},
     "decoder: none": {"distill.decoder": "none"},
     "filter: drop what contradicts the label": {"distill.filter": "drop"},
     "filter: correct it": {"distill.filter": "correct"},
     "filter: off": {"distill.filter": "off"},
     "rationale: first 6 words": {"distill.rationale-words": 6},
-    "rationale weight 0.3": {"distill.rationale-weight": 0.3},
-    "rationale weight 0.7": {"distill.rationale-weight": 0.7},
+    "rationale weight 0.5": {"distill.rationale-weight": 0.5},
+    "rationale weight 0.95": {"distill.rationale-weight": 0.95},
     "LLM without its adapter": {"llm.adapter": ""},
 }  # fmt: skip
 
@@ -68,11 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the experiment from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path("runs", "ablation"))
+    parser.add_argument("--output", type=Path, default=Path("runs", "reproduce"))
     parser.add_argument("--workers", type=int, help="processes at a time (default: one a core)")
     given = parser.parse_args(arguments)
     text = table(run_cells(cells(given.seeds), given.output, given.workers))
-    (given.output / "table.md").write_text(text, encoding="utf-8")
+    (given.output / "ablation.md").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -25,7 +25,7 @@ from pdss_fl.reproduce.runner import run_cells
 from pdss_fl.reproduce.statistics import Mean, Outcomes, accuracies, mean, paired_difference
 from pdss_fl.vocabularies import load_perturber
 
-EPSILONS = (0.1, 4.0, 6.0, 8.0, 10.0)
+EPSILONS = (0.1, 5.0, 7.0, 9.0)
 SEEDS = 5
 QUICK_EPSILONS = (0.1, RunSettings().privacy.epsilon)
 QUICK_SEEDS = 2
@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="two seeds and two epsilons")
     parser.add_argument("--seeds", type=int, help=f"number of seeds (default {SEEDS}, quick {QUICK_SEEDS})")
     parser.add_argument("--epsilons", type=float, nargs="+", help="per token")
-    parser.add_argument("--output", type=Path, default=Path("runs", "everyday"))
+    parser.add_argument("--output", type=Path, default=Path("runs", "reproduce"))
     parser.add_argument("--workers", type=int, help="processes at a time (default: one a core)")
     given = parser.parse_args(arguments)
     epsilons = given.epsilons or (QUICK_EPSILONS if given.quick else EPSILONS)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
+
+from scipy.stats import binomtest
 
 from pdss_fl.data.example import Example
 
+_ENOUGH = 20
+_BY_CHANCE = 0.01
 _ARTICLES = frozenset({"a", "an", "the"})
 _STATEMENT = re.compile(r"\banswer\s+is\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
@@ -39,21 +44,57 @@ def find_statement(rationale: str) -> tuple[int, str] | None:
 def states_answer(statement: str, example: Example) -> bool:
     """Tell whether the text after "the answer is" names the example's answer and not another choice.
 
-    The choice that comes first in the statement counts; of those that begin at the same word the longest.
-    A statement with "not" in front of the choice states nothing. For an open question the statement
-    must begin with the answer.
+    See ``named_choice``; for an open question the statement must begin with the answer.
     """
-    words = content_words(statement)
     if not example.choices:
         answer = content_words(example.answer)
-        return bool(answer) and words[: len(answer)] == answer
+        return bool(answer) and content_words(statement)[: len(answer)] == answer
+    return named_choice(statement, example) == example.answer
+
+
+def named_choice(statement: str, example: Example) -> str | None:
+    """Return the choice that the text after "the answer is" names, or ``None``.
+
+    The choice that comes first in the statement counts; of those that begin at the same word the longest.
+    A statement with "not" in front of the choice states nothing.
+    """
+    words = content_words(statement)
     for place in range(len(words)):
         if words[place] == "not":
-            return False
+            return None
         here = [c for c in example.choices if _begins_with(words[place:], content_words(c))]
         if here:
-            return max(here, key=lambda choice: len(content_words(choice))) == example.answer
-    return False
+            return max(here, key=lambda choice: len(content_words(choice)))
+    return None
+
+
+def know_the_answers(rationales: Sequence[str], examples: Sequence[Example]) -> bool:
+    """Tell whether rationales name the right choices more often than guesses would.
+
+    Where noise has drowned the prompts, rationales tell nothing of the private questions, and a student of them
+    learns worse than from its labels alone. Of those that name a choice of their example the right ones are
+    counted; guesses are right once in as many as there are choices. Fewer than 20 examples, or open questions,
+    cannot tell, and get the benefit of the doubt.
+
+    Parameters
+    ----------
+    rationales, examples : Sequence
+        ``rationales[i]`` was decoded for ``examples[i]``.
+
+    Returns
+    -------
+    bool
+        Whether so many would be right by chance in less than one of a hundred cases (one-sided binomial test).
+    """
+    if len(examples) < _ENOUGH or not all(example.choices for example in examples):
+        return True
+    found = [find_statement(text) for text in rationales]
+    named = [named_choice(f[1], e) if f else None for f, e in zip(found, examples, strict=True)]
+    guessed = [(choice == e.answer, 1 / len(e.choices)) for choice, e in zip(named, examples, strict=True) if choice]
+    if not guessed:
+        return False
+    right, chance = sum(hit for hit, _ in guessed), sum(share for _, share in guessed) / len(guessed)
+    return float(binomtest(right, len(guessed), chance, alternative="greater").pvalue) < _BY_CHANCE
 
 
 def without_mention(text: str, statement: str) -> str:

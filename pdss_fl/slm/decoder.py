@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from pdss_fl.data.example import Example
 from pdss_fl.errors import SettingError
 from pdss_fl.slm.alignment import align
-from pdss_fl.slm.answers import find_statement, states_answer, without_mention
+from pdss_fl.slm.answers import find_statement, know_the_answers, states_answer, without_mention
 from pdss_fl.slm.consensus import agreeing
 from pdss_fl.slm.generation import generate
 from pdss_fl.slm.model import SmallModel
@@ -119,8 +119,11 @@ def keep_rationales(decoded: Sequence[str], examples: Sequence[Example], mode: s
     """Filter the rationales of a client's examples; ``None`` in the place of those that are left out.
 
     ``mode`` is one of ``filter_rationale``, or ``agree``: what other rationales outvote (``consensus.agreeing``)
-    is left out, the rest is corrected.
+    is left out, the rest is corrected. With any but ``off``, all are left out if they know the answers no better than
+    chance (``know_the_answers``).
     """
+    if mode != "off" and not know_the_answers(decoded, examples):
+        return [None] * len(examples)
     if mode != "agree":
         pairs = zip(decoded, examples, strict=True)
         return [filter_rationale(text, example, mode, max_words) for text, example in pairs]

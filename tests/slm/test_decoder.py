@@ -9,7 +9,7 @@ import pytest
 
 from pdss_fl.data.example import Example
 from pdss_fl.errors import SettingError
-from pdss_fl.slm.decoder import DEMONSTRATION, DecodeRequest, InContextDecoder, filter_rationale
+from pdss_fl.slm.decoder import DEMONSTRATION, DecodeRequest, InContextDecoder, filter_rationale, keep_rationales
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
 
 EXAMPLE = Example("what does a robin have", ("fins", "feathers", "red feathers"), "feathers", context="In a wood.")
@@ -156,3 +156,29 @@ def test_unknown_settings_are_refused_without_quoting_the_rationale() -> None:
     assert "feathers" not in error.value.local
     with pytest.raises(SettingError, match=r"distill\.rationale-words = 0"):
         filter_rationale(GOOD, EXAMPLE, "off", 0)
+
+
+def asked(count: int) -> list[Example]:
+    return [Example(f"what is thing {i}", ("fins", "fur", "wheels", "wings"), "fins") for i in range(count)]
+
+
+@pytest.mark.parametrize("mode", ["drop", "correct", "agree"])
+def test_rationales_that_guess_are_left_out_altogether(mode: str) -> None:
+    examples = asked(40)
+    guesses = [f"It is. So the answer is {e.choices[i % 4]}." for i, e in enumerate(examples)]
+    assert keep_rationales(guesses, examples, mode, 40) == [None] * 40
+    assert None not in keep_rationales(guesses, examples, "off", 40)
+    assert keep_rationales(["So the answer is a bus."] * 40, examples, mode, 40) == [None] * 40
+
+
+@pytest.mark.parametrize("mode", ["drop", "correct", "agree"])
+def test_rationales_that_know_more_than_chance_are_kept(mode: str) -> None:
+    examples = asked(40)
+    half_right = [f"It is. So the answer is {e.choices[i % 4 if i % 2 else 0]}." for i, e in enumerate(examples)]
+    assert sum(text is not None for text in keep_rationales(half_right, examples, mode, 40)) >= 20
+
+
+def test_too_few_examples_cannot_tell_guesses_from_knowledge() -> None:
+    examples = asked(8)
+    guesses = [f"It is. So the answer is {e.choices[i % 4]}." for i, e in enumerate(examples)]
+    assert sum(text is not None for text in keep_rationales(guesses, examples, "drop", 40)) == 2

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from scipy import stats
 
@@ -67,6 +71,21 @@ def test_an_experiment_goes_on_where_it_was_killed(tiny: Path, data: Path, tmp_p
     assert (tmp_path / "out" / RESULTS).read_text().startswith(lines)
     again = run_cells(wanted, tmp_path / "out", workers=1)
     assert [o for _, o in again] == [o for _, o in both]
+
+
+def test_workers_end_with_an_experiment_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pdss_fl.reproduce.everyday", "--output", str(tmp_path), "--workers", "1"]
+    experiment = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not experiment.children(recursive=True) or not (tmp_path / RESULTS).exists():
+        assert experiment.poll() is None
+        time.sleep(0.1)
+    while len(workers := [p for p in experiment.children() if "spawn_main" in " ".join(p.cmdline())]) < 1:
+        time.sleep(0.1)
+    while not (tmp_path / RESULTS).read_text():  # the first cell is done, so the worker has started
+        time.sleep(0.1)
+    experiment.kill()
+    experiment.wait()
+    assert psutil.wait_procs(workers, timeout=60)[1] == []
 
 
 def outcomes(shares: dict[str, list[int]]) -> list[tuple[Cell, dict[str, Any]]]:

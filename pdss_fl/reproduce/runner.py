@@ -6,6 +6,8 @@ import json
 import logging
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -87,9 +89,17 @@ def _start_worker() -> None:
 
     from pdss_fl.logs import configure_logging
 
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(1)
     configure_logging()
     logging.getLogger("pdss_fl").setLevel(logging.WARNING)
+
+
+def _end_with(parent: int) -> None:
+    """End this worker once its experiment was killed; the pool would let it finish all that is queued."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

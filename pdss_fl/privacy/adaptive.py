@@ -39,22 +39,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pdss_fl.errors import SettingError
+from pdss_fl.privacy.grammar import FUNCTION_WORDS
 from pdss_fl.privacy.mechanism import PrivacyGuarantee, register_mechanism
 from pdss_fl.privacy.sampling import BITS, bernoulli, random_bytes, uniform
-from pdss_fl.privacy.staircase import Staircase, _outside
+from pdss_fl.privacy.staircase import Staircase, outside
 from pdss_fl.privacy.vocabulary import BLANK, Vocabulary
 
 _MOST = 4  # times k: near words of the most salient, unless epsilon_min says otherwise
 _WHOLE = 2**BITS
-
-_GRAMMAR_TEXT = (
-    "a about after all also am an and any are as at be because been before being both but by can could did do does "
-    "for from had has have he her here him his how i if in into is it its just like may me might more most much must "
-    "my no nor not of on one only or other our out over she should so some such than that the their them then there "
-    "these they this those through to too under until up us very was we were what when where which while who whose "
-    "why will with would you your"
-)
-_GRAMMAR = frozenset(_GRAMMAR_TEXT.split())
 
 
 @register_mechanism("adaptive-staircase")
@@ -157,7 +149,7 @@ class AdaptiveStaircase(Staircase):
             near, n = self._near[tokens[of_kind], :k].numpy(), len(of_kind)
             stays_near = bernoulli(self._thresholds[k], n, source)
             one_near = near[np.arange(n), uniform(k, n, source)]
-            one_far = _outside(near, uniform(len(self.vocabulary) - k, n, source))
+            one_far = outside(near, uniform(len(self.vocabulary) - k, n, source))
             released[of_kind] = np.where(stays_near, one_near, one_far)
         return torch.from_numpy(released)
 
@@ -176,7 +168,7 @@ class AdaptiveStaircase(Staircase):
 
 
 def _by_grammar(vocabulary: Vocabulary) -> list[float]:
-    return [float(token not in _GRAMMAR and token != BLANK) for token in vocabulary.tokens]
+    return [float(token not in FUNCTION_WORDS and token != BLANK) for token in vocabulary.tokens]
 
 
 def _times_as_many(epsilon: float, times: int) -> float:

@@ -1,6 +1,7 @@
 """What a context-free mechanism really guarantees, exactly, from its rows of probabilities.
 
-Rows come in blocks, so a vocabulary of 50,000 words, whose matrix takes 20 GB, is audited in less than 2 GB.
+Rows come in blocks, so a vocabulary of 50,000 words, whose matrix takes 20 GB, needs a
+fraction of that (``tests/benchmarks/bench_audit.py`` prints it).
 """
 
 from __future__ import annotations

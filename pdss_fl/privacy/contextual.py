@@ -27,7 +27,7 @@ from torch import Tensor
 from pdss_fl.errors import SettingError
 from pdss_fl.privacy.mechanism import PrivacyGuarantee, register_mechanism
 from pdss_fl.privacy.sampling import bernoulli, random_bytes, uniform
-from pdss_fl.privacy.staircase import Staircase, _outside
+from pdss_fl.privacy.staircase import Staircase, outside
 from pdss_fl.privacy.vocabulary import Vocabulary
 
 NextWord = Callable[[Sequence[int]], Tensor]
@@ -116,7 +116,7 @@ class Contextual(Staircase):
         released: list[int] = []
         for i in range(n):
             near = self._near_after(released, ids[i : i + 1])
-            one = near[0, near_rank[i]] if stays_near[i] else _outside(near, far_rank[i : i + 1])[0]
+            one = near[0, near_rank[i]] if stays_near[i] else outside(near, far_rank[i : i + 1])[0]
             released.append(int(one))
         return torch.tensor(released, dtype=torch.long)
 

@@ -162,7 +162,7 @@ def disjoint_clusters(vocabulary: Vocabulary, size: int) -> list[Tensor]:
     """Return disjoint clusters of near ids that hold all ids: LongTensors (size,), the last of size to 2 size - 1.
 
     Greedy: the lowest id that is left with those left that are nearest to it, the lower id first on a tie. Takes
-    V / size products of all directions with one: at once for 1,000 words, minutes for 49,152.
+    V / size products of all directions with one.
     """
     directions = vocabulary.directions
     squares = np.einsum("ij,ij->i", directions, directions, dtype=np.float64)

@@ -40,8 +40,8 @@ _found: dict[tuple[str, float, float | None], float] = {}
 class Exponential(MatrixMechanism):
     """Pure epsilon-LDP per token, graded by cosine; what it really has is just below the epsilon asked for.
 
-    The scale is searched when it is first needed: at most six exact evaluations of the worst case, minutes for
-    49,152 words, at once for a thousand. The sampler is exact, see ``MatrixMechanism``.
+    The scale is searched when it is first needed: at most six exact evaluations of the worst case, whose
+    cost grows with the square of the vocabulary. The sampler is exact, see ``MatrixMechanism``.
 
     Parameters
     ----------

@@ -95,7 +95,7 @@ class Staircase(PrivacyMechanism):
         near, n, source = self._near[self.vocabulary.checked(ids)].numpy(), len(ids), random_bytes(generator)
         stays_near = bernoulli(self._threshold, n, source)
         one_near = near[np.arange(n), uniform(self.neighbours, n, source)]
-        one_far = _outside(near, uniform(len(self.vocabulary) - self.neighbours, n, source))
+        one_far = outside(near, uniform(len(self.vocabulary) - self.neighbours, n, source))
         return torch.from_numpy(np.where(stays_near, one_near, one_far))
 
     def log_prob_rows(self, ids: Tensor) -> Tensor:
@@ -133,7 +133,7 @@ def near_threshold(epsilon: float, near: int, size: int) -> int:
     return threshold
 
 
-def _outside(near: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int64]:
+def outside(near: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return for each row (n, k) of different ids the id of that rank (n,) among all others, ascending."""
     below = np.sort(near, axis=1) - np.arange(near.shape[1])  # how many others stand before each of them
     passed: NDArray[np.int64] = (below <= rank[:, None]).sum(axis=1)

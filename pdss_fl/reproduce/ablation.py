@@ -13,7 +13,7 @@ from typing import Any
 from pdss_fl.reproduce.cells import Cell
 from pdss_fl.reproduce.everyday import STANDALONE
 from pdss_fl.reproduce.runner import run_cells
-from pdss_fl.reproduce.statistics import Outcomes, accuracies, mean, paired_difference
+from pdss_fl.reproduce.statistics import Outcomes, accuracies, markdown, mean, paired_difference
 
 DEFAULT = "PDSS at the default"
 CHANGES: Mapping[str, Mapping[str, Any]] = {
@@ -49,19 +49,14 @@ def cells(seeds: int) -> list[Cell]:
 
 def table(outcomes: Outcomes) -> str:
     """Return one line a change, in Markdown."""
-    lines = [
-        "| change | accuracy | minus Standalone | 95 % interval | minus the default | seeds |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for group in dict.fromkeys(cell.group for cell, _ in outcomes):
         accuracy = mean(list(accuracies(outcomes, group).values()))
         gain, change = (paired_difference(outcomes, group, base) for base in (STANDALONE, DEFAULT))
-        interval = f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
-        lines.append(
-            f"| {group} | {accuracy.value:.1%} | {100 * gain.value:+.1f} | {interval} | {100 * change.value:+.1f} "
-            f"| {accuracy.n} |"
-        )
-    return "\n".join(lines) + "\n"
+        points = (f"{100 * gain.value:+.1f}", gain.interval, f"{100 * change.value:+.1f}")
+        lines.append([group, f"{accuracy.value:.1%}", *points, str(accuracy.n)])
+    columns = ("change", "accuracy", "minus Standalone", "95 % interval", "minus the default", "seeds")
+    return markdown(columns, lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

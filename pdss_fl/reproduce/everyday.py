@@ -22,7 +22,7 @@ from pdss_fl.privacy_report import word_frequencies
 from pdss_fl.reproduce.cells import Cell
 from pdss_fl.reproduce.plots import Point, plot_accuracy
 from pdss_fl.reproduce.runner import run_cells
-from pdss_fl.reproduce.statistics import Mean, Outcomes, accuracies, mean, paired_difference
+from pdss_fl.reproduce.statistics import Mean, Outcomes, accuracies, markdown, mean, paired_difference
 from pdss_fl.vocabularies import load_perturber
 
 EPSILONS = (0.1, 5.0, 7.0, 9.0)
@@ -92,7 +92,7 @@ def table(found: Sequence[Row]) -> list[list[str]]:
             _number(row.attack, "{:.1%}"),
             f"{row.accuracy.value:.1%}",
             "" if row.gain is None else f"{100 * row.gain.value:+.1f}",
-            "" if row.gain is None else f"{100 * row.gain.low:+.1f} to {100 * row.gain.high:+.1f}",
+            "" if row.gain is None else row.gain.interval,
             str(row.accuracy.n),
         ]
         for row in found
@@ -101,12 +101,6 @@ def table(found: Sequence[Row]) -> list[list[str]]:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else "infinite" if math.isinf(value) else form.format(value)
-
-
-def to_markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Return the table in Markdown."""
-    head = [f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-    return "\n".join(head + [f"| {' | '.join(line)} |" for line in lines]) + "\n"
 
 
 def to_csv(lines: Sequence[Sequence[str]]) -> str:
@@ -119,7 +113,7 @@ def to_csv(lines: Sequence[Sequence[str]]) -> str:
 def write(found: Sequence[Row], folder: Path) -> None:
     """Write the table and the pictures."""
     lines = table(found)
-    (folder / "table.md").write_text(to_markdown(lines), encoding="utf-8")
+    (folder / "table.md").write_text(markdown(COLUMNS, lines), encoding="utf-8")
     (folder / "table.csv").write_text(to_csv(lines), encoding="utf-8")
     levels = {row.group: row.accuracy for row in found if row.document is None or math.isinf(row.document)}
     swept = [row for row in found if row.document is not None and not math.isinf(row.document)]
@@ -144,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     seeds = given.seeds or (QUICK_SEEDS if given.quick else SEEDS)
     found = rows(run_cells(cells(epsilons, seeds), given.output, given.workers))
     write(found, given.output)
-    print(to_markdown(table(found)))
+    print(markdown(COLUMNS, table(found)))
     print(f"table and pictures: {given.output}")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from pdss_fl.reproduce.cells import GIVEN, Cell
 from pdss_fl.reproduce.everyday import STANDALONE
 from pdss_fl.reproduce.runner import run_cells
-from pdss_fl.reproduce.statistics import Outcomes, accuracies, mean, paired_difference
+from pdss_fl.reproduce.statistics import Outcomes, accuracies, markdown, mean, paired_difference
 
 _RATIONALES = "train_palm540b_rationales.jsonl"
 _TEXT: Mapping[str, Any] = {
@@ -63,13 +63,12 @@ def _row(
 
 def table(outcomes: Outcomes) -> str:
     """Return one line a data set and method, in Markdown."""
-    lines = ["| data and method | accuracy | minus Standalone | 95 % interval | seeds |", "|---|---|---|---|---|"]
+    lines = []
     for group in dict.fromkeys(cell.group for cell, _ in outcomes):
         accuracy = mean(list(accuracies(outcomes, group).values()))
         gain = paired_difference(outcomes, group, f"{group.split(':')[0]}: {STANDALONE}")
-        interval = f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
-        lines.append(f"| {group} | {accuracy.value:.1%} | {100 * gain.value:+.1f} | {interval} | {accuracy.n} |")
-    return "\n".join(lines) + "\n"
+        lines.append([group, f"{accuracy.value:.1%}", f"{100 * gain.value:+.1f}", gain.interval, str(accuracy.n)])
+    return markdown(("data and method", "accuracy", "minus Standalone", "95 % interval", "seeds"), lines)
 
 
 def _link_control(data: Path, folder: Path) -> Path:

@@ -22,6 +22,17 @@ class Mean:
     high: float
     n: int
 
+    @property
+    def interval(self) -> str:
+        """The interval in points, as tables show it."""
+        return f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
+
+
+def markdown(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    rows = [columns, ["---"] * len(columns), *lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
 
 def mean(values: Sequence[float]) -> Mean:
     """Return the mean of at least one value; one alone has an infinite interval, equal ones an empty one."""

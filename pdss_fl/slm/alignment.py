@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from pdss_fl.data.content import FUNCTION_WORDS
+from pdss_fl.privacy.grammar import FUNCTION_WORDS
 
 # An article, a word (with inner apostrophes), and a possessive 's, which is kept.
 _WORD = re.compile(r"(?:\b(an?)(\s+))?(\w+(?:['’](?!s\b)\w+)*)(['’]s\b)?", re.IGNORECASE)

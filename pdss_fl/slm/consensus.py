@@ -12,8 +12,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from pdss_fl.data.content import FUNCTION_WORDS
 from pdss_fl.data.example import Example
+from pdss_fl.privacy.grammar import FUNCTION_WORDS
 from pdss_fl.slm.alignment import singular
 from pdss_fl.slm.answers import find_statement, states_answer
 

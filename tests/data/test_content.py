@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdss_fl.data.content import FUNCTION_WORDS, content_words
+from pdss_fl.data.content import content_words
 from pdss_fl.data.everyday import facts, private_examples
+from pdss_fl.privacy.grammar import FUNCTION_WORDS
 
 
 @pytest.mark.parametrize(

@@ -36,13 +36,15 @@ CHANGES: Mapping[str, Mapping[str, Any]] = {
 
 
 def cells(seeds: int) -> list[Cell]:
-    """Return the experiment; a change that is the default already is left out."""
+    """Return the experiment; a change that is the default already is left out.
+
+    The noise is seeded, so that whatever changes on the client alone is compared on the same prompts.
+    """
     found: dict[str, Cell] = {}
     for seed in range(seeds):
-        for cell in (
-            Cell(STANDALONE, "standalone", seed),
-            *(Cell(name, "pdss", seed, settings=change) for name, change in CHANGES.items()),
-        ):
+        for name, change in {STANDALONE: {}, **CHANGES}.items():
+            method = "standalone" if name == STANDALONE else "pdss"
+            cell = Cell(name, method, seed, settings={**change, "insecure-noise-seed": seed})
             found.setdefault(cell.key, cell)
     return list(found.values())
 

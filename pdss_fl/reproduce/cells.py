@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pdss_fl.client import DistillationClient
-from pdss_fl.config import IDENTITY, RunSettings
+from pdss_fl.config import IDENTITY, LLMSettings, RunSettings
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.messages import Finish, GenerationSettings, PromptBatch, Rationale, RationaleBatch
 from pdss_fl.policy import NodePolicy
@@ -73,10 +73,11 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         allowed = (settings.privacy.mechanism, IDENTITY)
         policy = replace(NodePolicy.simulation(directory, settings), allowed_mechanisms=allowed)
         client = DistillationClient(settings, policy, 0, cell.partition, cell.partitions)
-        asked = None
+        prompts = 0
         if method in ("pdss", "dss"):
-            asked = PromptBatch.parse(client.perturb(method, 1))
-            answered = _given(client) if cell.method == GIVEN else _ask(asked, settings)
+            payload = client.perturb(method, 1)
+            prompts = len(PromptBatch.parse(payload).prompts)
+            answered = _given(client) if cell.method == GIVEN else _ask(payload, settings.llm, settings.data.source)
             client.distill(method, 1, answered.serialize())
         elif method == "standalone":
             client.distill(method, 1, None)
@@ -87,7 +88,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     return {
         "correct": int(counts["correct"]),
         "total": int(counts["num-examples"]),
-        "prompts": len(asked.prompts) if asked else 0,
+        "prompts": prompts,
         "rationales": sum(row["decoded"] is not None for row in decoded),
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -102,17 +103,15 @@ def _given(client: DistillationClient) -> RationaleBatch:
     )
 
 
-def _ask(asked: PromptBatch, settings: RunSettings) -> RationaleBatch:
-    generator = _generator(settings)
-    written = generator.generate(asked, GenerationSettings(max_new_tokens=settings.llm.max_new_tokens))
+@lru_cache(maxsize=4)
+def _ask(payload: bytes, llm: LLMSettings, source: str) -> RationaleBatch:
+    """Return the LLM's answer; cells that sent the same prompts, as the ablation's do, share one."""
+    generator = _loaded(llm, source)
+    written = generator.generate(PromptBatch.parse(payload), GenerationSettings(max_new_tokens=llm.max_new_tokens))
     rationales = sorted(written, key=lambda rationale: rationale.ordinal)
     return RationaleBatch(tuple(rationales), generator.info.model)
 
 
 @lru_cache(maxsize=1)
-def _loaded(llm: Any, source: str) -> RationaleGenerator:
+def _loaded(llm: LLMSettings, source: str) -> RationaleGenerator:
     return load_generator(llm, source)
-
-
-def _generator(settings: RunSettings) -> RationaleGenerator:
-    return _loaded(settings.llm, settings.data.source)

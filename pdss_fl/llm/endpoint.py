@@ -149,7 +149,7 @@ def check_base_url(base_url: str, insecure: bool = False) -> httpx.URL:
         url = httpx.URL(base_url)
     except httpx.InvalidURL:
         url = httpx.URL()
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in ("http", "https") or not url.host or not 0 < (url.port or 1) < 2**16:
         raise SettingError(f"llm.base-url = {base_url!r} is no address: give https://HOST/PATH")
     if url.scheme == "http" and not (insecure or is_loopback(url.host)):
         raise SettingError(

@@ -207,10 +207,7 @@ class OpenAIGenerator:
         except BaseExceptionGroup as failures:
             raise explain(failures.exceptions[0], self._endpoint.has_key) from None
         finally:
-            spent = self._budget
-            logger.info(
-                "LLM endpoint: %d tokens read, %d written, cost %g so far", spent.read, spent.written, spent.cost
-            )
+            logger.info("LLM endpoint, so far: %s", self._budget)
 
     async def _ask(self, body: bytes, settings: GenerationSettings, tenant: str) -> Rationale:
         # By tenant, since a hit can be timed and would tell one what another asked.

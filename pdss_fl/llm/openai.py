@@ -153,7 +153,9 @@ class OpenAIGenerator:
                 yield replace(rationale, ordinal=ordinal)
 
     def close(self) -> None:
-        """Cut off requests under way and close the connections; once."""
+        """Cut off requests under way and close the connections; a second call does nothing."""
+        if self._loop.is_closed():
+            return
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -176,9 +178,12 @@ class OpenAIGenerator:
                     answer = answers.get(timeout=POLL_SECONDS)
                 except Empty:
                     continue
-                if answer is None:
+                if answer is not None:
+                    yield answer
+                elif asking.cancelled():
+                    raise LLMUnavailable("the LLM endpoint was closed while it was asked; start the run again")
+                else:
                     return asking.result()
-                yield answer
         finally:
             asking.cancel()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from email.utils import formatdate
+from typing import Any
 
 import httpx
 import pytest
@@ -14,8 +16,12 @@ from hypothesis import strategies as st
 from pdss_fl.config import RunSettings
 from pdss_fl.errors import LLMUnavailable, SettingError
 from pdss_fl.llm.budget import Budget, Tokens
-from pdss_fl.llm.endpoint import Endpoint, api_key, check_base_url
-from tests.llm.openai_server import KEY, failed, scripted
+from pdss_fl.llm.endpoint import Endpoint, Refusal, api_key, check_base_url
+from pdss_fl.llm.openai_wire import read_rationale, read_usage
+from pdss_fl.messages import MAX_RATIONALE_CHARS, GenerationSettings, RationaleBatch, printable
+from tests.llm.openai_server import KEY, failed, said, scripted
+
+FIELDS = ("choices", "message", "content", "text", "finish_reason", "usage", "prompt_tokens", "completion_tokens")
 
 OPENAI = "https://api.openai.com/v1"
 ELSEWHERE = "https://llm.example.org/v1"
@@ -95,8 +101,6 @@ def test_a_key_that_no_header_can_carry_is_named_and_not_shown(key: str) -> None
     ],
 )
 def test_retry_after_is_read_as_seconds_or_as_a_date(header: str, low: float, high: float) -> None:
-    from pdss_fl.llm.endpoint import Refusal
-
     async def ask(url: str) -> float | None:
         endpoint = Endpoint(url, 1, environment={})
         with pytest.raises(Refusal) as caught:
@@ -107,6 +111,31 @@ def test_retry_after_is_read_as_seconds_or_as_a_date(header: str, low: float, hi
     with scripted(lambda _: failed(429, Retry_After=header)) as server:
         after = asyncio.run(ask(server.url))
     assert low <= (-1 if after is None else after) <= high
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(answer=_json, form=st.sampled_from(["chat", "completion"]))
+def test_any_json_is_a_rationale_that_can_travel_or_a_clean_refusal(answer: Any, form: str) -> None:
+    settings = GenerationSettings(12, ("\n", "", "So"))
+    used = read_usage(answer, Tokens(50, 12))
+    try:
+        rationale = read_rationale(answer, form, settings, used.written)
+    except LLMUnavailable:
+        return
+    assert RationaleBatch.parse(RationaleBatch((rationale,), "m").serialize(), 1).rationales == (rationale,)
+
+
+@given(text=st.text(), form=st.sampled_from(["chat", "completion"]))
+def test_a_proper_answer_with_any_text_is_read(text: str, form: str) -> None:
+    answer = json.loads(said(text).content)
+    rationale = read_rationale(answer, form, GenerationSettings(12), 7)
+    assert rationale.text == printable(text.lstrip().split("\n")[0], MAX_RATIONALE_CHARS).rstrip()
 
 
 _requests = st.lists(

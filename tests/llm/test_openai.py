@@ -374,6 +374,15 @@ def test_a_reader_that_goes_away_cuts_off_what_is_under_way() -> None:
         assert len(server.calls) <= 4
 
 
+def test_closing_ends_those_who_still_wait() -> None:
+    with scripted(lambda _: Reply(b"", seconds=60.0)) as server, generator_at(server.url) as generator:
+        waiting = threading.Thread(target=lambda: (wait_until(lambda: server.under_way == 1), generator.close()))
+        waiting.start()
+        with pytest.raises(LLMUnavailable, match="closed while it was asked"):
+            list(generator.generate(numbered(1), SETTINGS))
+        waiting.join()
+
+
 # Money
 
 

@@ -142,6 +142,7 @@ def speeds(ways: dict[str, Callable[[], list[Rationale]]], rounds: int) -> None:
             started = time.perf_counter()
             tokens = sum(r.tokens for r in write())
             found[name].append(tokens / (time.perf_counter() - started))
+            print(f"  {name}: {found[name][-1]:.1f} tokens/s", flush=True)
     first = statistics.median(next(iter(found.values())))
     for name, values in found.items():
         median = statistics.median(values)
@@ -149,7 +150,7 @@ def speeds(ways: dict[str, Callable[[], list[Rationale]]], rounds: int) -> None:
 
 
 def main() -> None:
-    """Start the servers, print findings, then speeds."""
+    """Start the servers, print speeds, then findings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server", default="", help="a llama-server program; the wheel xllamacpp if not given")
     parser.add_argument("--questions", type=int, default=64)
@@ -177,7 +178,6 @@ def main() -> None:
 
             return write
 
-        findings(several, options.parallel, batch, local)
         ways = {
             "llama.cpp, one at a time, prefix reused": asked(single, 1, "chat"),
             "llama.cpp, one at a time, completion form": asked(single, 1, "completion"),
@@ -185,6 +185,7 @@ def main() -> None:
             f"this project, {local.info.dtype}, batches of 32": lambda: ask(local, batch),
         }
         speeds(ways, options.rounds)
+        findings(several, options.parallel, batch, local)
 
 
 if __name__ == "__main__":

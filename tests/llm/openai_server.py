@@ -16,7 +16,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from pdss_fl.llm.endpoint import Endpoint
+from pdss_fl.llm.instruction import Demonstration, Instruction
+from pdss_fl.llm.openai import OpenAIGenerator
+from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch
+from tests.llm.helpers import STATEMENT
+
 KEY = "sk-very-secret-0123456789"
+SHORT = Instruction("Explain.", (Demonstration("what is ice", ("cold", "hot"), "Ice is frozen water. It is cold."),))
+SETTINGS = GenerationSettings(max_new_tokens=12)
 
 _LLAMA = """
 import sys, threading
@@ -169,3 +177,21 @@ def failed(status: int, kind: str = "server_error", **headers: str) -> Reply:
     """Return an error whose message quotes the prompt, as servers do."""
     error = {"message": "cannot read: what does a robin have", "type": kind, "code": status}
     return Reply(json.dumps({"error": error}).encode(), status, {n.replace("_", "-"): v for n, v in headers.items()})
+
+
+@contextmanager
+def generator_at(url: str, key: str = KEY, **options: Any) -> Iterator[OpenAIGenerator]:
+    reached = Endpoint(url, options.get("concurrency", 16), environment={"PDSS_LLM_API_KEY": key})
+    generator = OpenAIGenerator(reached, model="smollm2", instruction=SHORT, **options)
+    try:
+        yield generator
+    finally:
+        generator.close()
+
+
+def numbered(prompts: int) -> PromptBatch:
+    return PromptBatch(tuple(PerturbedPrompt(i, f"number {i} of them") for i in range(prompts)), STATEMENT)
+
+
+def number_of(call: Call) -> int:
+    return int(call.asked.split("number ")[1].split(" ")[0])

@@ -37,6 +37,7 @@ def _within(low: int, high: int) -> Any:
 _AT_LEAST_1 = {"check": lambda v: v >= 1, "expected": "at least 1"}
 _AT_LEAST_0 = {"check": lambda v: v >= 0, "expected": "at least 0"}
 _POSITIVE = {"check": lambda v: math.isfinite(v) and v > 0, "expected": "a finite number above 0"}
+_NOT_NEGATIVE = {"check": lambda v: math.isfinite(v) and v >= 0, "expected": "a finite number of at least 0"}
 NOT_EMPTY = {"check": lambda v: bool(v.strip()), "expected": "not empty"}
 
 
@@ -88,9 +89,15 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class LLMSettings:
-    """The large language model on the server's side (``llm.*``)."""
+    """The large language model on the server's side (``llm.*``).
 
-    backend: str = _setting("local", one_of("local", "grpc"))
+    From ``base_url`` on for ``backend = "openai"`` only, with ``model`` as the endpoint names it. A prompt that
+    might lead beyond ``max_run_tokens`` (read and written) or ``max_run_cost`` (in the unit of the prices, which
+    are for a million tokens) is not sent; 0 means no limit. There is no setting for the API key: see
+    ``pdss_fl.llm.endpoint.api_key``.
+    """
+
+    backend: str = _setting("local", one_of("local", "grpc", "openai"))
     model: str = _setting(BUNDLED_MODEL, NOT_EMPTY)
     address: str = _setting("127.0.0.1:50061", NOT_EMPTY)
     adapter: str = _setting("auto")
@@ -99,6 +106,14 @@ class LLMSettings:
     batch_size: int = _setting(32, _AT_LEAST_1)
     max_new_tokens: int = _setting(40, _within(1, 512))
     timeout: float = _setting(1800.0, _POSITIVE)
+    base_url: str = _setting("http://127.0.0.1:8000/v1", NOT_EMPTY)
+    endpoint_form: str = _setting("chat", one_of("chat", "completion"))
+    concurrency: int = _setting(16, _within(1, 1024))
+    max_run_tokens: int = _setting(10_000_000, _AT_LEAST_0)
+    max_run_cost: float = _setting(0.0, _NOT_NEGATIVE)
+    input_price: float = _setting(0.0, _NOT_NEGATIVE)
+    output_price: float = _setting(0.0, _NOT_NEGATIVE)
+    insecure: bool = _setting(False)
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,7 @@ class RunSettings:
             Naming the setting, the value found and what is expected.
         """
         settings = _load(cls, run_config, "")
+        _check_endpoint(settings.llm)
         unknown = sorted(set(settings.method_names) - set(METHODS))
         if unknown or not settings.method_names:
             raise SettingError(f"methods = {settings.methods!r}: expected words out of {', '.join(METHODS)}")
@@ -196,6 +212,19 @@ class RunSettings:
         """The methods to compare, in the order in which they run."""
         asked = self.methods.replace(",", " ").split()
         return tuple(m for m in METHODS if m in asked) + tuple(m for m in asked if m not in METHODS)
+
+
+def _check_endpoint(llm: LLMSettings) -> None:
+    if set("@?#") & set(llm.base_url):  # the value is not shown, since it may hold a secret
+        raise SettingError(
+            "llm.base-url may not carry a user name, password, query or fragment, since every node receives a "
+            "run's settings: give https://HOST/PATH and put the key into the server's environment (PDSS_LLM_API_KEY)"
+        )
+    if llm.max_run_cost and not llm.input_price + llm.output_price:
+        raise SettingError(
+            f"llm.max-run-cost = {llm.max_run_cost!r} has no effect without prices: set llm.input-price and "
+            "llm.output-price, each for a million tokens"
+        )
 
 
 _T = TypeVar("_T")

@@ -199,7 +199,7 @@ def rationale_to_proto(rationale: Rationale) -> pb.Rationale:
 
 def rationale_from_proto(message: pb.Rationale) -> Rationale:
     """Convert one received rationale, its text capped and without control characters."""
-    text = _printable(message.text, MAX_RATIONALE_CHARS)
+    text = printable(message.text, MAX_RATIONALE_CHARS)
     finish = Finish.LENGTH if message.finish_reason == pb.FINISH_REASON_LENGTH else Finish.STOP
     return Rationale(message.ordinal, text, finish, message.tokens)
 
@@ -259,11 +259,11 @@ def _statement(message: pb.PrivacyStatement) -> PrivacyStatement:
     if any(isinstance(value, float) and math.isnan(value) for value in values.values()):
         raise MessageError("the privacy statement of the prompt batch holds a number that is none")
     clean: dict[str, Any] = {
-        n: _printable(v, MAX_STATEMENT_CHARS) if isinstance(v, str) else v for n, v in values.items()
+        n: printable(v, MAX_STATEMENT_CHARS) if isinstance(v, str) else v for n, v in values.items()
     }
     return PrivacyStatement(**clean)
 
 
-def _printable(text: str, limit: int) -> str:
+def printable(text: str, limit: int) -> str:
     """Return received text that is safe to show: cut, and without control characters."""
     return "".join(c if c.isprintable() else " " for c in text[:limit])

@@ -81,6 +81,11 @@ def load_generator(llm: LLMSettings, data_source: str = BUILT_IN_DATA) -> Ration
         remote = RemoteGenerator(llm.address, timeout=llm.timeout)
         logger.info("LLM: %s at %s", remote.info.model, llm.address)
         return remote
+    if llm.backend == "openai":
+        from pdss_fl.llm.openai import load_openai_generator
+
+        logger.info("LLM: %s at %s", llm.model, llm.base_url)
+        return load_openai_generator(llm)
     from pdss_fl.llm.generator import load_local_generator
 
     logger.info("LLM: loading %s", llm.model)

@@ -61,20 +61,29 @@ class Instruction:
         str
             Special tokens included where the tokenizer has a chat template, else left to it.
         """
+        if tokenizer.chat_template is None:
+            return self.plain(prompt)
+        # Templates of models that can think aloud read enable_thinking; others ignore it.
+        text = tokenizer.apply_chat_template(
+            self.messages(prompt), tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return str(text)
+
+    def plain(self, prompt: PerturbedPrompt) -> str:
+        """Return one prompt as a plain few-shot text, for an LLM without a chat template."""
+        shown = "".join(f"{_ask(d.question, d.choices)}\nRationale: {d.rationale}\n\n" for d in self.demonstrations)
+        return f"{self.system}\n\n{shown}{_ask(prompt.question, prompt.choices)}\nRationale:"
+
+    def messages(self, prompt: PerturbedPrompt) -> list[dict[str, str]]:
+        """Return one prompt as the turns of a conversation (``role`` and ``content``), the user's last."""
         questions = [_ask(d.question, d.choices) for d in self.demonstrations]
         questions.append(_ask(prompt.question, prompt.choices))
-        answers = [d.rationale for d in self.demonstrations]
-        if tokenizer.chat_template is None:
-            shown = "".join(f"{q}\nRationale: {a}\n\n" for q, a in zip(questions, answers, strict=False))
-            return f"{self.system}\n\n{shown}{questions[-1]}\nRationale:"
         questions[0] = f"{self.system}\n\n{questions[0]}"
         turns = [{"role": "user", "content": questions[0]}]
-        for answer, question in zip(answers, questions[1:], strict=True):
-            turns.append({"role": "assistant", "content": answer})
+        for shown, question in zip(self.demonstrations, questions[1:], strict=True):
+            turns.append({"role": "assistant", "content": shown.rationale})
             turns.append({"role": "user", "content": question})
-        # Templates of models that can think aloud read enable_thinking; others ignore it.
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-        return str(text)
+        return turns
 
 
 def _ask(question: str, choices: tuple[str, ...]) -> str:

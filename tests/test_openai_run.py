@@ -31,12 +31,13 @@ def test_an_endpoint_answers_a_run_and_its_key_is_in_no_file_and_no_log(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setenv("PDSS_LLM_API_KEY", KEY)
 
     def script(call: Call) -> Reply:
         return said("It is two. So the answer is two.")
 
     with scripted(script) as server:
+        monkeypatch.setenv("PDSS_LLM_API_KEY", KEY)
+        monkeypatch.setenv("PDSS_LLM_BASE_URL", server.url)
         directory = run(tmp_path, tiny, server.url)
     assert {call.key for call in server.calls} == {f"Bearer {KEY}"}
     summary = json.loads((directory / "summary.json").read_text())

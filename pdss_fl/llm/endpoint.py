@@ -163,17 +163,23 @@ def api_key(url: httpx.URL, environment: Mapping[str, str]) -> str:
     """Return the key for an address, empty where there is none.
 
     It comes from this process's environment, since every node receives a run's settings. The run names the
-    address, so a key is sent only where it belongs: ``OPENAI_API_KEY`` to ``OPENAI_BASE_URL`` or else to
-    OpenAI, ``PDSS_LLM_API_KEY`` to ``PDSS_LLM_BASE_URL``, or anywhere where that is not set.
+    address, and whoever submits a run could name one of their own, so a key is sent only where it belongs:
+    ``OPENAI_API_KEY`` to ``OPENAI_BASE_URL`` or else to OpenAI, ``PDSS_LLM_API_KEY`` to ``PDSS_LLM_BASE_URL``.
 
     Raises
     ------
     SettingError
-        If the key has characters that no header can carry; names the variable, not the value.
+        If a key does not say where it belongs, or has characters that no header can carry; names the
+        variable, not the value.
     """
     for key_name, url_name, usual in KEY_NAMES:
         key, home = environment.get(key_name, "").strip(), environment.get(url_name, "").strip() or usual
-        if not key or (home and not _same_server(url, home)):
+        if key and not home:
+            raise SettingError(
+                f"{key_name} is set in the environment without {url_name}: set that to the address that the key is "
+                "for, so that no run can have it sent elsewhere"
+            )
+        if not key or not _same_server(url, home):
             continue
         if not re.fullmatch(r"[\x21-\x7e]+", key):
             raise SettingError(f"{key_name} in the environment has characters that a key cannot have: set it again")

@@ -108,7 +108,7 @@ def _without_a_key(refusal: Refusal, has_key: bool) -> PdssError:
     problem = "refuses the API key" if has_key else "wants an API key, and none was found for it"
     return LLMUnavailable(
         f"the LLM endpoint {problem} ({refusal}); set PDSS_LLM_API_KEY in the environment of the server, "
-        "and PDSS_LLM_BASE_URL, if it is set there, to llm.base-url"
+        "and PDSS_LLM_BASE_URL there to llm.base-url"
     )
 
 

@@ -104,7 +104,7 @@ def ask(generator: RationaleGenerator, batch: PromptBatch) -> list[Rationale]:
 
 def endpoint(url: str, concurrency: int, form: str = "chat", budget: Budget | None = None) -> OpenAIGenerator:
     """Return a generator that remembers nothing yet."""
-    reached = Endpoint(url, concurrency, environment={"PDSS_LLM_API_KEY": KEY})
+    reached = Endpoint(url, concurrency, environment={"PDSS_LLM_API_KEY": KEY, "PDSS_LLM_BASE_URL": url})
     return OpenAIGenerator(
         reached, model="smollm2", instruction=THREE_SHOT, form=form, concurrency=concurrency, budget=budget
     )

@@ -181,7 +181,8 @@ def failed(status: int, kind: str = "server_error", **headers: str) -> Reply:
 
 @contextmanager
 def generator_at(url: str, key: str = KEY, **options: Any) -> Iterator[OpenAIGenerator]:
-    reached = Endpoint(url, options.get("concurrency", 16), environment={"PDSS_LLM_API_KEY": key})
+    environment = {"PDSS_LLM_API_KEY": key, "PDSS_LLM_BASE_URL": url}
+    reached = Endpoint(url, options.get("concurrency", 16), environment=environment)
     generator = OpenAIGenerator(reached, model="smollm2", instruction=SHORT, **options)
     try:
         yield generator

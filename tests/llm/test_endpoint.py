@@ -68,9 +68,9 @@ def test_a_money_cap_without_prices_is_refused() -> None:
     ("url", "environment", "expected"),
     [
         (ELSEWHERE, {}, ""),
-        (ELSEWHERE, {"PDSS_LLM_API_KEY": " a \n"}, "a"),
+        (ELSEWHERE, {"PDSS_LLM_API_KEY": " a \n", "PDSS_LLM_BASE_URL": ELSEWHERE}, "a"),
         (OPENAI, {"OPENAI_API_KEY": "b"}, "b"),
-        (OPENAI, {"PDSS_LLM_API_KEY": "a", "OPENAI_API_KEY": "b"}, "a"),
+        (OPENAI, {"PDSS_LLM_API_KEY": "a", "PDSS_LLM_BASE_URL": OPENAI, "OPENAI_API_KEY": "b"}, "a"),
         (ELSEWHERE, {"OPENAI_API_KEY": "b"}, ""),
         ("https://api.openai.com:444/v1", {"OPENAI_API_KEY": "b"}, ""),
         (ELSEWHERE, {"OPENAI_API_KEY": "b", "OPENAI_BASE_URL": ELSEWHERE}, "b"),
@@ -84,10 +84,16 @@ def test_a_key_goes_only_where_it_belongs(url: str, environment: dict[str, str],
     assert api_key(httpx.URL(url), environment) == expected
 
 
+def test_a_key_without_an_address_is_sent_nowhere() -> None:
+    with pytest.raises(SettingError, match="without PDSS_LLM_BASE_URL") as caught:
+        Endpoint(ELSEWHERE, 1, environment={"PDSS_LLM_API_KEY": KEY})
+    assert KEY not in caught.value.local
+
+
 @pytest.mark.parametrize("key", ["two words", "line\nbreak", "schlüssel"])
 def test_a_key_that_no_header_can_carry_is_named_and_not_shown(key: str) -> None:
     with pytest.raises(SettingError, match="PDSS_LLM_API_KEY in the environment") as caught:
-        Endpoint(OPENAI, 1, environment={"PDSS_LLM_API_KEY": key})
+        Endpoint(OPENAI, 1, environment={"PDSS_LLM_API_KEY": key, "PDSS_LLM_BASE_URL": OPENAI})
     assert key not in caught.value.local
 
 

@@ -68,6 +68,7 @@ def test_a_run_names_llama_cpp_and_the_environment_has_its_key(llama: str, monke
     with pytest.raises(LLMUnavailable, match=r"wants an API key.*HTTP 401.*PDSS_LLM_API_KEY"):
         load_generator(settings)
     monkeypatch.setenv("PDSS_LLM_API_KEY", KEY)
+    monkeypatch.setenv("PDSS_LLM_BASE_URL", llama)
     generator = load_generator(settings)
     assert generator.info.model == "smollm2"
     generator.close()  # type: ignore[attr-defined]

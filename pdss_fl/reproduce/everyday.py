@@ -26,7 +26,7 @@ from pdss_fl.reproduce.statistics import Mean, Outcomes, accuracies, markdown, m
 from pdss_fl.vocabularies import load_perturber
 
 EPSILONS = (0.1, 5.0, 7.0, 9.0)
-SEEDS = 5
+SEEDS = 8
 QUICK_EPSILONS = (0.1, RunSettings().privacy.epsilon)
 QUICK_SEEDS = 2
 STANDALONE = "Standalone"

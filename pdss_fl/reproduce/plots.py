@@ -43,12 +43,12 @@ def plot_accuracy(path: Path, label: str, curves: Mapping[str, Sequence[Point]],
         color, style = _LINES.get(name, ("0.3", "--"))
         axes.axhline(100 * level.value, color=color, linestyle=style, label=name)
         axes.axhspan(100 * level.low, 100 * level.high, color=color, alpha=0.08, linewidth=0)
-    for name, points in curves.items():
+    for place, (name, points) in enumerate(curves.items()):
         ordered = sorted(points, key=lambda point: point.price)
         middle = [100 * p.accuracy.value for p in ordered]
         reach = [[100 * (p.accuracy.value - p.accuracy.low) for p in ordered]]
         reach.append([100 * (p.accuracy.high - p.accuracy.value) for p in ordered])
-        axes.errorbar([p.price for p in ordered], middle, yerr=reach, marker="o", capsize=3, label=name)
+        axes.errorbar([p.price for p in ordered], middle, yerr=reach, color=f"C{3 + place}", marker="o", capsize=3, label=name)
     axes.set_xlabel(label)
     axes.set_ylabel("accuracy on held-out questions, %")
     axes.grid(alpha=0.3)

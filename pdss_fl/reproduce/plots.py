@@ -48,7 +48,8 @@ def plot_accuracy(path: Path, label: str, curves: Mapping[str, Sequence[Point]],
         middle = [100 * p.accuracy.value for p in ordered]
         reach = [[100 * (p.accuracy.value - p.accuracy.low) for p in ordered]]
         reach.append([100 * (p.accuracy.high - p.accuracy.value) for p in ordered])
-        axes.errorbar([p.price for p in ordered], middle, yerr=reach, color=f"C{3 + place}", marker="o", capsize=3, label=name)
+        prices, color = [p.price for p in ordered], f"C{3 + place}"
+        axes.errorbar(prices, middle, yerr=reach, color=color, marker="o", capsize=3, label=name)
     axes.set_xlabel(label)
     axes.set_ylabel("accuracy on held-out questions, %")
     axes.grid(alpha=0.3)

@@ -256,6 +256,27 @@ def test_the_renyi_route_is_valid_for_all_documents_of_two_words() -> None:
         assert worst <= delta
 
 
+def test_a_graded_mechanism_composes_by_its_own_curve_and_that_holds() -> None:
+    """All pairs of documents of three words over six, no theorem assumed."""
+    mechanism = Exponential(words(6), epsilon=1.0)
+    token = mechanism.log_prob().exp()
+    document = torch.einsum("ad,be,cf->abcdef", token, token, token).reshape(216, 216)
+    for delta in (0.1, 0.2):
+        found = mechanism.compose(3, delta)
+        assert (found.composition, found.delta) == ("exact Renyi curve", delta)
+        assert found.epsilon < best_composition(1.0, 3, delta, context_free=True).epsilon <= 3.0
+        worst = max(float((row - math.exp(found.epsilon) * document).clamp_min(0).sum(dim=1).max()) for row in document)
+        assert 0 < worst <= delta
+
+
+def test_the_curve_of_a_large_vocabulary_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pdss_fl.privacy.matrix.WORK", 59**3)
+    assert Exponential(words(59), epsilon=1.0).renyi_curve
+    without = Exponential(words(60), epsilon=1.0)
+    assert without.renyi_curve == ()
+    assert without.compose(30, DELTA) == best_composition(1.0, 30, DELTA, context_free=True)
+
+
 @pytest.mark.parametrize(
     ("target", "tokens", "near", "size"), [(26.0, 30, 5, 10_000), (300, 30, 5, 10_000), (3, 1, 1, 9)]
 )

@@ -71,9 +71,15 @@ def test_reference_table(eta: float, tokens: int, cells: tuple[float | None, ...
     assert composition.basic(eta, tokens) == eta * tokens
 
 
-@pytest.mark.parametrize(("epsilon", "range_bound", "pure"), [(2, 96, 90), (4, 228, 186), (6, 361, 267), (8, 494, 342)])
-def test_general_compositions_are_no_use_for_the_staircase(epsilon: float, range_bound: int, pure: int) -> None:
-    """At 30 tokens; basic composition gives 60, 120, 180, 240, its own exact pair 6.0, 25.7, 89.8, 224."""
+@pytest.mark.parametrize(
+    ("epsilon", "basic", "range_bound", "pure"),
+    [(2, 60, 96, 90), (4, 120, 228, 186), (6, 180, 361, 267), (8, 240, 494, 342), (10, 300, 626, 415)],
+)
+def test_general_compositions_are_no_use_for_the_staircase(
+    epsilon: float, basic: int, range_bound: int, pure: int
+) -> None:
+    """At 30 tokens; its own exact pair gives 6.0, 25.7, 89.8, 224 and 300, as the next test has it."""
+    assert composition.basic(epsilon, 30) == basic
     assert tight_zcdp(2 * epsilon, 30, DELTA) == pytest.approx(range_bound, abs=0.5)
     assert composition.zcdp(30 * composition.zcdp_of_pure(epsilon), DELTA) == pytest.approx(pure, abs=0.5)
 

@@ -325,7 +325,7 @@ def made(kind: type[PrivacyMechanism], epsilon: float = 2.0, neighbours: int = 3
         (made(RareLeak, epsilon=20.0), "calls rare came out"),
         (made(OneClass), "claims epsilon 1 within a class, but the worst case is 2"),
         (made(UnstatedClasses), "does not state its classes"),
-        (made(ByDistance), "2 further apart than epsilon times their distance"),
+        (made(ByDistance), "claims epsilon 1000 per unit of distance, but the worst case is inf"),
         (made(LooksAtDocuments), "unchanged in documents of one token"),
         (made(FirstTokenStays), "unchanged in calls of one token"),
         (made(NoiseForTwo), "in documents of one token that agree with the one 1 before"),

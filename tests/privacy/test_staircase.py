@@ -95,7 +95,8 @@ def test_near_mass_by_the_size_of_the_vocabulary(size: int, masses: dict[int, fl
 
 
 @pytest.mark.parametrize(
-    ("k", "epsilon", "near", "kept"), [(5, 6, 0.168, 0.034), (5, 8, 0.599, 0.120), (5, 10, 0.917, 0.183), (3, 10, 0.869, 0.290)]
+    ("k", "epsilon", "near", "kept"),
+    [(5, 6, 0.168, 0.034), (5, 8, 0.599, 0.120), (5, 10, 0.917, 0.183), (3, 10, 0.869, 0.290)],
 )
 def test_what_ten_thousand_words_keep_and_yield_to_the_best_attack(
     k: int, epsilon: float, near: float, kept: float

@@ -47,7 +47,10 @@ def test_many_rare_outputs_do_not_make_a_bound_false() -> None:
     True epsilon 0.1. Counted on those samples, nearly all of the bounds would be above it.
     """
     vocabulary = Vocabulary([f"w{i}" for i in range(400)], torch.zeros(400, 1), blanks=0)
-    mechanism, generator = create_mechanism("staircase", vocabulary, epsilon=0.1, neighbours=100), np.random.default_rng(0)
+    mechanism, generator = (
+        create_mechanism("staircase", vocabulary, epsilon=0.1, neighbours=100),
+        np.random.default_rng(0),
+    )
     bounds = [
         statistical_lower_bound(mechanism, token(0), token(300), 200, confidence, generator)
         for confidence in (0.5, 0.8)

@@ -25,6 +25,9 @@ from pdss_fl.privacy.audit import audit
 _CHANCE = 1e-9
 """How likely a correct mechanism fails a check that depends on chance."""
 _DRAWS_A_WORD = 2000
+_SHORT_DRAWS = 40  # of a word in calls and documents of one token
+_TOKENS = 4  # of the documents whose composition is recomputed
+_KEPT_ERROR = 0.03  # of a ``kept_tokens`` that was counted and not computed
 _RELIABLE = 20.0  # expected count from which the chi-square distribution can be trusted
 _ROUNDING = 1e-9
 _PRIVATE = "Zanzibarqx owes 4471993 euros to Mr. O'Quuxington of Zürichsee, 日本語 秘密 \ud800 !"
@@ -38,10 +41,13 @@ def check_mechanism(factory: Callable[[Vocabulary], PrivacyMechanism]) -> None:
     - rows of ``log_prob`` sum to one;
     - the exact worst case over all pairs of inputs is within the claimed epsilon (and delta), of those in one of
       the mechanism's ``classes`` for ``partition-ldp``, and within epsilon times its ``distances`` for ``metric-ldp``;
-    - so is the worst bounded range, where the mechanism states one;
+    - so is the worst bounded range, where the mechanism states one, and ``classes`` hold every id once;
+    - what ``compose`` says of documents covers those of the two inputs that are furthest apart;
     - what comes out is within the vocabulary, whatever text went in;
     - equal seeds give equal outputs; unequal seeds, and calls without a seed, give different ones;
-    - outputs are distributed as ``log_prob`` says, with a generator and without.
+    - outputs are distributed as ``log_prob`` says, with a generator and without, in long calls, in calls of one
+      token and in documents of one token;
+    - words and documents do not share their noise, and as many are unchanged as ``kept_tokens`` says.
 
     A mechanism without a matrix (``NotImplementedError`` with a reason) is checked for the rest.
 
@@ -64,9 +70,12 @@ def check_mechanism(factory: Callable[[Vocabulary], PrivacyMechanism]) -> None:
         _check_closed(mechanism, where)
         _check_randomness(mechanism, matrix, where)
         if matrix is not None:
-            _check_claim(mechanism, matrix, where)
+            _check_claim(mechanism, where)
+            _check_documents(mechanism, matrix, where)
             for generator in (np.random.default_rng(0), None):
                 _check_sampler(mechanism, matrix, generator, where)
+                _check_short(mechanism, matrix, generator, where)
+        _check_kept(mechanism, matrix, where)
 
 
 def _vocabularies() -> Iterator[tuple[str, Vocabulary]]:
@@ -90,6 +99,9 @@ def _matrix(mechanism: PrivacyMechanism, where: str) -> Tensor | None:
     _require(form == ((size, size), torch.float64), f"{where}: log_prob is {form}, not float64 of {size} x {size}")
     off = float((matrix.exp().sum(dim=1) - 1).abs().max())
     _require(off <= _ROUNDING, f"{where}: a row of log_prob sums to one but for {off:.3g}")
+    ids = torch.arange(size).flip(0)
+    same = torch.allclose(mechanism.log_prob_rows(ids).exp(), matrix[ids].exp(), rtol=_ROUNDING, atol=0)
+    _require(same, f"{where}: log_prob_rows are not the rows of log_prob")
     return matrix
 
 
@@ -100,6 +112,18 @@ def _check_description(mechanism: PrivacyMechanism, where: str) -> None:
         many.epsilon >= one.epsilon >= 0,
         f"{where}: 20 tokens compose to epsilon {many.epsilon}, one to {one.epsilon}",
     )
+
+
+def _check_kept(mechanism: PrivacyMechanism, matrix: Tensor | None, where: str) -> None:
+    """Compare ``kept_tokens`` with the diagonal, or with a count where there is no matrix."""
+    if matrix is not None:
+        kept, error = float(matrix.diagonal().exp().mean()), _ROUNDING
+    else:
+        ids = _every_id(mechanism, 100)
+        kept = float((mechanism.perturb(ids, np.random.default_rng(0)) == ids).double().mean())
+        error = _KEPT_ERROR + math.sqrt(-math.log(_CHANCE / 2) / (2 * len(ids)))  # Hoeffding's inequality
+    stated = mechanism.kept_tokens
+    _require(abs(stated - kept) <= error, f"{where}: kept_tokens is {stated:.6g}, and {kept:.6g} are unchanged")
 
 
 def _check_closed(mechanism: PrivacyMechanism, where: str) -> None:
@@ -128,12 +152,10 @@ def _agreement(rows: Tensor) -> float:
     return math.exp(float((2 * rows).logsumexp(dim=1).sum()))
 
 
-def _check_claim(mechanism: PrivacyMechanism, matrix: Tensor, where: str) -> None:
+def _check_claim(mechanism: PrivacyMechanism, where: str) -> None:
     found, kind = audit(mechanism), mechanism.guarantee.kind
     _require(found.holds is not False, f"{where}: {found.verdict}")
-    if kind == "metric-ldp":
-        _check_metric(mechanism, matrix, where)
-    elif kind != "none":
+    if kind != "none":
         _require(found.holds is not None, f"{where}: {found.verdict}; state them as ``classes``")
     stated = mechanism.bounded_range
     _require(
@@ -142,17 +164,33 @@ def _check_claim(mechanism: PrivacyMechanism, matrix: Tensor, where: str) -> Non
     )
 
 
-def _check_metric(mechanism: PrivacyMechanism, matrix: Tensor, where: str) -> None:
-    """Compare the loss between any two inputs with epsilon times their distance."""
-    loss = torch.stack([_log_ratio(row, matrix) for row in matrix])
-    allowed = mechanism.guarantee.epsilon * mechanism.distances(torch.arange(len(matrix)))
-    worst = float((loss - allowed).max())
-    _require(worst <= _ROUNDING, f"{where}: two inputs are {worst:.3g} further apart than epsilon times their distance")
+def _check_documents(mechanism: PrivacyMechanism, matrix: Tensor, where: str) -> None:
+    """Recompute what documents of the worst two inputs, each repeated, are worth, and compare it with ``compose``."""
+    if mechanism.classes is not None:
+        every = torch.cat(list(mechanism.classes)).sort().values
+        _require(torch.equal(every, torch.arange(len(matrix))), f"{where}: the classes do not hold every id once")
+    first, second, _ = audit(mechanism).worst
+    for a, b in ((first, second), (second, first)):
+        rows = [matrix[x] for x in (a, b)]
+        for tokens in range(1, _TOKENS + 1):
+            if tokens > 1:
+                rows = [(row[:, None] + matrix[x]).flatten() for row, x in zip(rows, (a, b), strict=True)]
+            for delta in (0.0, 1e-5, 0.05):
+                stated = mechanism.compose(tokens, delta)
+                spent = (
+                    0.0 if math.isinf(stated.epsilon) else _hockey_stick(rows[0], rows[1], stated.epsilon + _ROUNDING)
+                )
+                _require(
+                    spent <= stated.delta * (1 + _ROUNDING) + 1e-12,
+                    f"{where}: {tokens} tokens compose to epsilon {stated.epsilon:.6g} at delta {stated.delta:g} "
+                    f"({stated.composition}), but two documents have delta {spent:.3g} there",
+                )
 
 
-def _log_ratio(row: Tensor, matrix: Tensor) -> Tensor:
-    """Return for each row of the matrix the most that ``row`` is above it; where both are impossible, nothing."""
-    return torch.where(row > -torch.inf, row - matrix, -torch.inf).amax(dim=1)
+def _hockey_stick(first: Tensor, second: Tensor, epsilon: float) -> float:
+    """Return the sum of (P - e^epsilon Q)+ of two rows of log-probabilities."""
+    beyond = first > second + epsilon
+    return float((first[beyond].exp() - (second[beyond] + epsilon).exp()).sum())
 
 
 def _check_sampler(
@@ -176,6 +214,36 @@ def _check_sampler(
         min(stats.poisson.sf(rare - 1, likely), stats.poisson.cdf(rare, likely)) > _CHANCE,
         f"{where}: {rare:.0f} outputs that log_prob calls rare came out, {likely:.1f} were expected",
     )
+
+
+def _check_short(
+    mechanism: PrivacyMechanism, matrix: Tensor, generator: np.random.Generator | None, where: str
+) -> None:
+    """Count what is unchanged in short calls and short documents, and how often successive releases agree."""
+    where += "" if generator is None else ", seeded"
+    ids = torch.arange(len(matrix)).repeat_interleave(_SHORT_DRAWS)
+    tokens = list(torch.split(ids, 1))
+    long = torch.arange(len(matrix)).repeat_interleave(_DRAWS_A_WORD)
+    for name, inputs, released in (
+        ("calls of one token", ids, torch.cat([mechanism.perturb(token, generator) for token in tokens])),
+        ("documents of one token", ids, torch.cat(mechanism.perturb_documents(tokens, generator))),
+        ("one call", long, mechanism.perturb(long, generator)),
+    ):
+        kept = matrix.diagonal().exp()[inputs]
+        _check_count(released == inputs, kept, f"{where}: words that are unchanged in {name}")
+        pairs = released.view(-1, 2, 2)  # of one word, two after two
+        agree = (2 * matrix).logsumexp(dim=1).exp()[inputs].view(-1, 2, 2)[:, 0]
+        for lag, other in ((1, pairs.transpose(1, 2)), (2, pairs)):
+            what = f"{where}: releases of a word in {name} that agree with the one {lag} before"
+            _check_count((other[:, 0] == other[:, 1]).flatten(), agree.flatten(), what)
+
+
+def _check_count(happened: Tensor, likely: Tensor, what: str) -> None:
+    """Compare a number of independent events with their probabilities, by Bernstein's inequality."""
+    found, expected = float(happened.sum()), float(likely.sum())
+    off, variance = abs(found - expected), float((likely * (1 - likely)).sum())
+    chance = 2 * math.exp(-(off**2) / (2 * (variance + off / 3))) if off > _ROUNDING * len(likely) else 1.0
+    _require(chance > _CHANCE, f"{what}: {found:.0f} of {len(likely)}, and {expected:.1f} were expected")
 
 
 def _every_id(mechanism: PrivacyMechanism, times: int) -> Tensor:

@@ -201,8 +201,7 @@ def audited_epsilon(scores: Scores, scale: float) -> float:
 def calibrated_scale(scores: Scores, epsilon: float) -> float:
     """Return the scale, as a rule within 0.2 percent of the best, at which the exact epsilon is within the target.
 
-    Starts from epsilon / (2 Delta), which is valid for certain, and returns the highest scale that an exact
-    evaluation has found valid.
+    Returns the highest scale that an exact evaluation has found valid, or epsilon / (2 Delta), the textbook's.
 
     Raises
     ------
@@ -213,7 +212,7 @@ def calibrated_scale(scores: Scores, epsilon: float) -> float:
     if delta == 0:  # nothing is nearer than anything else: every scale gives the uniform distribution
         return 1.0
     limit = SPAN / delta * (1 - 1e-9)
-    low, high = ((epsilon - _ROUNDING) / (2 * delta), epsilon / 2), (math.inf, math.inf)  # scales and their epsilons
+    low, high = (0.0, 0.0), (math.inf, math.inf)  # scales and their epsilons
     scale = epsilon / delta
     for _ in range(_PASSES):
         scale = min(scale, limit)
@@ -230,7 +229,7 @@ def calibrated_scale(scores: Scores, epsilon: float) -> float:
                     "vocabulary; ask for no more than that"
                 )
         scale = _between(low, high, epsilon * (1 + _CLOSE) / 2)
-    return low[0]
+    return max(low[0], (epsilon - _ROUNDING) / (2 * delta))
 
 
 def _between(low: tuple[float, float], high: tuple[float, float], aim: float) -> float:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -26,6 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pdss_fl.errors import SettingError
+from pdss_fl.privacy.audit import renyi_curve
+from pdss_fl.privacy.audit_rows import WORK
 from pdss_fl.privacy.mechanism import PrivacyMechanism
 from pdss_fl.privacy.sampling import RandomBytes, bernoulli_float, random_bytes, uniform
 from pdss_fl.privacy.vocabulary import Vocabulary
@@ -39,6 +42,8 @@ _WORK_ROWS = 128  # computed at a time,
 _WORK_BYTES = 2**26  # or fewer, if they are long
 _TOKENS = 2**17  # that are drawn at a time
 _GROUP = 2**12  # tokens of one block that are looked at together
+_ORDERS = [1 + 2 ** (i / 2) for i in range(-10, 13)]  # of the Renyi curve
+_CURVE_ROUNDING = 1e-9  # more than float64 can be wrong about it
 
 
 class MatrixMechanism(PrivacyMechanism):
@@ -127,6 +132,14 @@ class MatrixMechanism(PrivacyMechanism):
                 np.log(weights, out=part)
             part -= np.log(weights.sum(axis=1, keepdims=True))
         return torch.from_numpy(rows)
+
+    @cached_property
+    def renyi_curve(self) -> tuple[tuple[float, float], ...]:
+        """The exact curve, from orders 1.03 to 65, of up to 1,587 words; it takes 23 V^3 multiplications, once."""
+        if len(self.vocabulary) ** 3 > WORK:
+            return ()
+        divergences = renyi_curve(self, _ORDERS) + _CURVE_ROUNDING
+        return tuple(zip(_ORDERS, divergences.tolist(), strict=True))
 
     @property
     def kept_tokens(self) -> float:

@@ -169,6 +169,14 @@ class PrivacyMechanism(ABC):
         return None
 
     @property
+    def renyi_curve(self) -> tuple[tuple[float, float], ...]:
+        """Orders a > 1 and the largest Renyi divergence D_a of a token's rows for any two inputs, in nats.
+
+        Empty, which composition does without, unless a subclass knows them.
+        """
+        return ()
+
+    @property
     def context_free(self) -> bool:
         """Whether no token's law depends on any other token: true unless ``perturb_documents`` is overridden."""
         return type(self).perturb_documents is PrivacyMechanism.perturb_documents
@@ -204,7 +212,12 @@ class PrivacyMechanism(ABC):
         if guarantee.delta > 0:
             return DocumentGuarantee(tokens * guarantee.epsilon, tokens * guarantee.delta, tokens, BASIC)
         return best_composition(
-            guarantee.epsilon, tokens, delta, bounded_range=self.bounded_range, context_free=self.context_free
+            guarantee.epsilon,
+            tokens,
+            delta,
+            bounded_range=self.bounded_range,
+            context_free=self.context_free,
+            renyi=self.renyi_curve if tokens and delta else (),
         )
 
 

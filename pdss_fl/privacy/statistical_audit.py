@@ -6,7 +6,8 @@ If a mechanism is (eps, delta)-LDP, then for any two inputs and any event S of o
 
 Half of the samples choose S, the other half bound its two probabilities by Clopper and Pearson's exact intervals
 (Jagielski, Ullman and Oprea 2020, arXiv 2006.07709, section 4): with the confidence stated, the true epsilon is
-not below the bound, whatever the mechanism is. A claim below the bound is refuted; one above it is not confirmed.
+not below the bound, whatever the mechanism is, as long as its documents do not share their noise (which
+``pdss_fl.testing`` checks). A claim below the bound is refuted; one above it is not confirmed.
 """
 
 from __future__ import annotations

@@ -71,9 +71,15 @@ def test_reference_table(eta: float, tokens: int, cells: tuple[float | None, ...
     assert composition.basic(eta, tokens) == eta * tokens
 
 
-@pytest.mark.parametrize(("epsilon", "range_bound", "pure"), [(2, 96, 90), (4, 228, 186), (6, 361, 267), (8, 494, 342)])
-def test_general_compositions_are_no_use_for_the_staircase(epsilon: float, range_bound: int, pure: int) -> None:
-    """At 30 tokens; basic composition gives 60, 120, 180, 240, its own exact pair 6.0, 25.7, 89.8, 224."""
+@pytest.mark.parametrize(
+    ("epsilon", "basic", "range_bound", "pure"),
+    [(2, 60, 96, 90), (4, 120, 228, 186), (6, 180, 361, 267), (8, 240, 494, 342), (10, 300, 626, 415)],
+)
+def test_general_compositions_are_no_use_for_the_staircase(
+    epsilon: float, basic: int, range_bound: int, pure: int
+) -> None:
+    """At 30 tokens; its own exact pair gives 6.0, 25.7, 89.8, 224 and 300, as the next test has it."""
+    assert composition.basic(epsilon, 30) == basic
     assert tight_zcdp(2 * epsilon, 30, DELTA) == pytest.approx(range_bound, abs=0.5)
     assert composition.zcdp(30 * composition.zcdp_of_pure(epsilon), DELTA) == pytest.approx(pure, abs=0.5)
 
@@ -254,6 +260,27 @@ def test_the_renyi_route_is_valid_for_all_documents_of_two_words() -> None:
         epsilon = composition.renyi(curve, 2, delta)
         worst = max(float((row - math.exp(epsilon) * document).clamp_min(0).sum(dim=1).max()) for row in document)
         assert worst <= delta
+
+
+def test_a_graded_mechanism_composes_by_its_own_curve_and_that_holds() -> None:
+    """All pairs of documents of three words over six, no theorem assumed."""
+    mechanism = Exponential(words(6), epsilon=1.0)
+    token = mechanism.log_prob().exp()
+    document = torch.einsum("ad,be,cf->abcdef", token, token, token).reshape(216, 216)
+    for delta in (0.1, 0.2):
+        found = mechanism.compose(3, delta)
+        assert (found.composition, found.delta) == ("exact Renyi curve", delta)
+        assert found.epsilon < best_composition(1.0, 3, delta, context_free=True).epsilon <= 3.0
+        worst = max(float((row - math.exp(found.epsilon) * document).clamp_min(0).sum(dim=1).max()) for row in document)
+        assert 0 < worst <= delta
+
+
+def test_the_curve_of_a_large_vocabulary_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pdss_fl.privacy.matrix.WORK", 59**3)
+    assert Exponential(words(59), epsilon=1.0).renyi_curve
+    without = Exponential(words(60), epsilon=1.0)
+    assert without.renyi_curve == ()
+    assert without.compose(30, DELTA) == best_composition(1.0, 30, DELTA, context_free=True)
 
 
 @pytest.mark.parametrize(

@@ -226,11 +226,36 @@ def test_custext_holds_within_its_clusters() -> None:
     assert found.tightness == pytest.approx(1.0, abs=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "epsilon"), [("metric-ldp", 1.0), ("none", math.inf)])
-def test_what_has_no_epsilon_to_hold_is_measured_and_not_judged(kind: str, epsilon: float) -> None:
-    found = audit(Stated(some_matrix(5, 0, 1.0), kind, epsilon))
+def test_what_claims_nothing_is_measured_and_not_judged() -> None:
+    found = audit(Stated(some_matrix(5, 0, 1.0), "none", math.inf))
     assert (found.measured, found.holds) == (None, None)
     assert 0 < found.epsilon < math.inf
+
+
+@pytest.mark.parametrize(("share", "holds"), [(1.0001, True), (0.9999, False)])
+def test_a_claim_by_distance_is_held_against_all_pairs(share: float, holds: bool) -> None:
+    matrix = some_matrix(7, 3, 2.0)
+    matrix[6] = matrix[5]  # the two blanks, which are at distance 0
+    logs, apart = matrix.log(), Stated(matrix).distances(torch.arange(7))
+    pairs = [(x, other) for x, other in itertools.permutations(range(7), 2) if apart[x, other] > 0]
+    direct = max(float((logs[x] - logs[other]).max() / apart[x, other]) for x, other in pairs)
+    found = audit(Stated(matrix, "metric-ldp", share * direct))
+    assert found.measured == pytest.approx(direct, rel=1e-6)
+    assert found.holds is holds
+
+
+def test_equal_words_that_differ_have_no_epsilon_by_distance() -> None:
+    found = audit(Stated(some_matrix(7, 3, 2.0), "metric-ldp", 1e6))
+    assert (found.measured, found.holds) == (math.inf, False)
+
+
+def test_santext_keeps_to_its_distance_and_the_audit_says_how_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    mechanism = create_mechanism("santext", vocabulary(40), epsilon=5.0)
+    found = audit(mechanism)
+    assert found.holds
+    assert 0.5 < (found.tightness or 0) <= 1
+    monkeypatch.setattr("pdss_fl.privacy.audit.WORK", 100)
+    assert audit(mechanism).holds is None
 
 
 def test_without_a_matrix_there_is_no_exact_audit() -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from pdss_fl.privacy import PrivacyGuarantee, PrivacyMechanism, Vocabulary, create_mechanism
+from pdss_fl.privacy import DocumentGuarantee, PrivacyGuarantee, PrivacyMechanism, Vocabulary, create_mechanism
 from pdss_fl.privacy.staircase import Staircase
 from pdss_fl.testing import check_mechanism
 
@@ -28,7 +29,6 @@ class LeakyResponse(PrivacyMechanism):
 
     share = 0.1
     claimed = 0.1
-    kept_tokens = 0.2  # type: ignore[assignment]
     parameters = "share=0.1"  # type: ignore[assignment]
 
     @property
@@ -52,6 +52,10 @@ def test_an_approximate_guarantee_passes() -> None:
 
 
 class NoMatrix(LeakyResponse):
+    @property
+    def kept_tokens(self) -> float:
+        return self.share + (1 - self.share) / len(self.vocabulary)
+
     def log_prob(self) -> Tensor:
         raise NotImplementedError("the probabilities depend on the words before")
 
@@ -80,11 +84,11 @@ class PassesOnThrough(Staircase):
 class StatedPassThrough(Staircase):
     """The same, stated in its matrix."""
 
-    def log_prob(self) -> Tensor:
-        matrix = super().log_prob()
-        matrix[0] = -torch.inf
-        matrix[0, 0] = 0.0
-        return matrix
+    def log_prob_rows(self, ids: Tensor) -> Tensor:
+        rows = super().log_prob_rows(ids)
+        rows[ids == 0] = -torch.inf
+        rows[ids == 0, 0] = 0.0
+        return rows
 
 
 class OutOfTheVocabulary(Staircase):
@@ -184,10 +188,90 @@ class NarrowRange(Staircase):
     bounded_range = 2.5  # type: ignore[assignment]
 
 
+class LooksAtDocuments(Staircase):
+    """Right in what it says of single calls, and sends documents as they are."""
+
+    def perturb_documents(self, documents: Sequence[Tensor], generator: object = None) -> list[Tensor]:
+        return list(documents)
+
+
+class FirstTokenStays(Staircase):
+    """Leaves the first token of every call alone."""
+
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        return torch.cat([ids[:1], super().perturb(ids, generator)[1:]])
+
+
+class NoiseForTwo(Staircase):
+    """Two tokens after each other get the same noise: equal ones come out equal."""
+
+    def perturb(self, ids: Tensor, generator: np.random.Generator | None = None) -> Tensor:
+        out = super().perturb(ids, generator)
+        out[1::2] = torch.where(ids[1::2] == ids[: len(ids) // 2 * 2 : 2], out[: len(ids) // 2 * 2 : 2], out[1::2])
+        return out
+
+
+class NoiseForAllDocuments(Staircase):
+    """Every document of a call gets the same noise."""
+
+    def perturb_documents(
+        self, documents: Sequence[Tensor], generator: np.random.Generator | None = None
+    ) -> list[Tensor]:
+        table = self.perturb(torch.arange(len(self.vocabulary)), generator)
+        return [table[document] for document in documents]
+
+
+class OtherRows(Staircase):
+    """States its matrix in two ways, and only one is looked at."""
+
+    def log_prob(self) -> Tensor:
+        return Staircase(self.vocabulary, epsilon=self.epsilon / 2, neighbours=self.neighbours).log_prob()
+
+
+class WorthOneToken(Staircase):
+    """Claims that a document is worth no more than a token."""
+
+    def compose(self, tokens: int, delta: float) -> DocumentGuarantee:
+        return super().compose(min(tokens, 1), delta)
+
+
+class RootOfTokens(Staircase):
+    """Claims that epsilon grows with the root of the number of tokens, at any delta."""
+
+    def compose(self, tokens: int, delta: float) -> DocumentGuarantee:
+        epsilon = self.epsilon * (math.sqrt(tokens) if delta else tokens)
+        return DocumentGuarantee(epsilon, delta, tokens, "hope")
+
+
+class OfADocument(Staircase):
+    """Claims for a whole document what holds for a token."""
+
+    @property
+    def guarantee(self) -> PrivacyGuarantee:
+        return PrivacyGuarantee("pure-ldp", self.epsilon, 0.0, "document", "False.")
+
+    def compose(self, tokens: int, delta: float) -> DocumentGuarantee:
+        return PrivacyMechanism.compose(self, tokens, delta)
+
+
+class FalseShare(Staircase):
+    kept_tokens = 0.01  # type: ignore[assignment]
+
+
+class LeftOut(Staircase):
+    """Classes that a word is in none of."""
+
+    @property
+    def guarantee(self) -> PrivacyGuarantee:
+        return PrivacyGuarantee("partition-ldp", self.epsilon, 0.0, "token", "False.")
+
+    @property
+    def classes(self) -> list[Tensor]:
+        return [torch.arange(1, len(self.vocabulary))]
+
+
 class OwnClasses(PrivacyMechanism):
     """True: the first word is told from all others, which are not told apart, though all outputs are possible."""
-
-    kept_tokens = 0.0  # type: ignore[assignment]
 
     @property
     def guarantee(self) -> PrivacyGuarantee:
@@ -241,7 +325,17 @@ def made(kind: type[PrivacyMechanism], epsilon: float = 2.0, neighbours: int = 3
         (made(RareLeak, epsilon=20.0), "calls rare came out"),
         (made(OneClass), "claims epsilon 1 within a class, but the worst case is 2"),
         (made(UnstatedClasses), "does not state its classes"),
-        (made(ByDistance), "2 further apart than epsilon times their distance"),
+        (made(ByDistance), "claims epsilon 1000 per unit of distance, but the worst case is inf"),
+        (made(LooksAtDocuments), "unchanged in documents of one token"),
+        (made(FirstTokenStays), "unchanged in calls of one token"),
+        (made(NoiseForTwo), "in documents of one token that agree with the one 1 before"),
+        (made(NoiseForAllDocuments), "in documents of one token: 80 of 960"),
+        (made(OtherRows), "log_prob_rows are not the rows of log_prob"),
+        (made(WorthOneToken), "2 tokens compose to epsilon 2 at delta 0 .* two documents have delta"),
+        (made(RootOfTokens), "tokens compose to epsilon .* at delta 1e-05 .hope"),
+        (made(OfADocument), "2 tokens compose to epsilon 2"),
+        (made(FalseShare), "kept_tokens is 0.01, and"),
+        (made(LeftOut), "do not hold every id once"),
         (made(NarrowRange), "bounded range of 2.5, but the worst case is 4"),
     ],
 )

@@ -74,6 +74,14 @@ def test_the_exact_worst_case_is_close_to_the_target_in_a_few_passes(
     assert len(passes) <= 6
 
 
+@pytest.mark.parametrize("epsilon", [1e-6, 1.0, 20.0, 200.0])
+@pytest.mark.parametrize("zeros", [1, 6, 30])
+def test_it_is_close_among_words_without_a_direction_too(zeros: int, epsilon: float) -> None:
+    """Their rows are flat, so the worst case is far above half of the textbook's."""
+    rows = torch.cat([torch.zeros(zeros, 3), torch.randn(6, 3, generator=torch.Generator().manual_seed(0))])
+    assert 0.99 * epsilon <= exact_epsilon(Exponential(words(rows, blanks=0), epsilon=epsilon).log_prob()) <= epsilon
+
+
 def test_it_is_calibrated_to_about_twice_the_textbooks_scale() -> None:
     mechanism = Exponential(at_random(700, width=32), epsilon=8.0)
     cosines = mechanism.vocabulary.cosines(torch.arange(708), slice(0, 708))

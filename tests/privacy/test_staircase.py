@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from decimal import Decimal, localcontext
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from pdss_fl.errors import SettingError
 from pdss_fl.privacy import PrivacyMechanism, Vocabulary, create_mechanism
 from pdss_fl.privacy.attacks import optimal_success
 from pdss_fl.privacy.audit import exact_epsilon
-from pdss_fl.privacy.staircase import near_threshold
+from pdss_fl.privacy.staircase import Staircase, near_threshold
 
 EPSILON = st.floats(1e-6, 30)
 
@@ -80,17 +81,33 @@ def test_there_is_at_least_one_neighbour(neighbours: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "k", "epsilon", "near"),
+    ("size", "masses"),
     [
-        (2000, 5, 6, 0.50),
-        (10_000, 5, 6, 0.168),
-        (10_000, 5, 8, 0.599),
-        (10_000, 5, 10, 0.917),
-        (49_152, 5, 12, 0.94),
+        (2000, {6: 0.50, 8: 0.88, 10: 0.98}),
+        (10_000, {6: 0.17, 8: 0.60, 10: 0.92}),
+        (49_152, {6: 0.04, 8: 0.23, 10: 0.69, 12: 0.94}),
     ],
 )
-def test_known_masses(size: int, k: int, epsilon: float, near: float) -> None:
-    assert near_threshold(epsilon, k, size) / 2**128 == pytest.approx(near, abs=0.005)
+def test_near_mass_by_the_size_of_the_vocabulary(size: int, masses: dict[int, float]) -> None:
+    """The project's table at k = 5, all of its digits."""
+    for epsilon, near in masses.items():
+        assert near_threshold(epsilon, 5, size) / 2**128 == pytest.approx(near, abs=0.0051)
+
+
+@pytest.mark.parametrize(
+    ("k", "epsilon", "near", "kept"),
+    [(5, 6, 0.168, 0.034), (5, 8, 0.599, 0.120), (5, 10, 0.917, 0.183), (3, 10, 0.869, 0.290)],
+)
+def test_what_ten_thousand_words_keep_and_yield_to_the_best_attack(
+    k: int, epsilon: float, near: float, kept: float
+) -> None:
+    """The staircase's rows of the project's table of mechanisms, all columns."""
+    mechanism = ten_thousand(epsilon, k)
+    assert mechanism.near_tokens == pytest.approx(near, abs=0.0006)
+    assert mechanism.kept_tokens == pytest.approx(kept, abs=0.0006)
+    row = mechanism.log_prob_rows(torch.tensor([0]))
+    assert float(row.max() - row.min()) == pytest.approx(epsilon, abs=1e-9)
+    assert float(row.max().exp()) == pytest.approx(kept, abs=0.0006)  # the largest of a column: the best guess
 
 
 def test_what_is_expected_is_what_the_matrix_says() -> None:
@@ -157,9 +174,13 @@ def test_known_document_epsilons(epsilon: float, document: float) -> None:
     assert composed.composition == ("exact dominating pair, n-fold (PLD)" if exact else "basic composition")
 
 
-def ten_thousand(epsilon: float) -> PrivacyMechanism:
-    vocabulary = Vocabulary([f"w{i}" for i in range(9992)], torch.zeros(9992, 1))
-    return create_mechanism("staircase", vocabulary, epsilon=epsilon, neighbours=5)
+@lru_cache
+def ten_thousand_words() -> Vocabulary:
+    return Vocabulary([f"w{i}" for i in range(9992)], torch.zeros(9992, 1))
+
+
+def ten_thousand(epsilon: float, neighbours: int = 5) -> Staircase:
+    return Staircase(ten_thousand_words(), epsilon=epsilon, neighbours=neighbours)
 
 
 def pair_epsilon(epsilon: float, k: int, size: int, tokens: int, delta: float) -> float:

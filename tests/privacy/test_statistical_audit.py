@@ -41,6 +41,38 @@ def test_the_bound_is_valid_as_often_as_it_says() -> None:
     assert np.mean([bound.epsilon for bound in bounds]) > 0.3
 
 
+def test_many_rare_outputs_do_not_make_a_bound_false() -> None:
+    """400 outputs and few samples: the event that was chosen looks far better on the samples that chose it.
+
+    True epsilon 0.1. Counted on those samples, nearly all of the bounds would be above it.
+    """
+    vocabulary = Vocabulary([f"w{i}" for i in range(400)], torch.zeros(400, 1), blanks=0)
+    mechanism, generator = (
+        create_mechanism("staircase", vocabulary, epsilon=0.1, neighbours=100),
+        np.random.default_rng(0),
+    )
+    bounds = [
+        statistical_lower_bound(mechanism, token(0), token(300), 200, confidence, generator)
+        for confidence in (0.5, 0.8)
+        for _ in range(150)
+    ]
+    wrong = [sum(bound.epsilon > 0.1 for bound in bounds[part]) for part in (slice(0, 150), slice(150, 300))]
+    assert wrong[0] <= 150 * 0.5 + 3 * math.sqrt(150 * 0.5 * 0.5)
+    assert wrong[1] <= 150 * 0.2 + 3 * math.sqrt(150 * 0.2 * 0.8)
+
+
+def test_documents_bounds_are_valid_as_often_as_they_say() -> None:
+    """Three tokens of ln 2 each, the event a threshold on the sum of three estimated ratios."""
+    generator, truth = np.random.default_rng(1), 3 * math.log(2)
+    first, second = torch.zeros(3, dtype=torch.long), torch.ones(3, dtype=torch.long)
+    bounds = [
+        statistical_lower_bound(response(2 / 3), first, second, 60, 0.5, generator)  # type: ignore[arg-type]
+        for _ in range(60)
+    ]
+    assert sum(bound.epsilon > truth for bound in bounds) <= 30 + 3 * math.sqrt(15)
+    assert max(bound.epsilon for bound in bounds) > 0.7
+
+
 @pytest.mark.parametrize("swapped", [False, True])
 def test_much_data_comes_close_to_the_truth(swapped: bool) -> None:
     vocabulary = Vocabulary([f"w{i}" for i in range(20)], torch.eye(20))

@@ -22,7 +22,7 @@ from pdss_fl.data.prompts import PromptShape
 from pdss_fl.errors import SettingError
 from pdss_fl.privacy import Vocabulary, create_mechanism
 from pdss_fl.privacy.contextual import NextWord
-from pdss_fl.privacy.mechanism import check_parameters
+from pdss_fl.privacy.parameters import check_parameters
 from pdss_fl.release import Perturber
 from pdss_fl.slm.embeddings import TEMPLATE, word_embeddings
 from pdss_fl.slm.next_word import next_word

@@ -16,7 +16,7 @@ from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy import Vocabulary
 from pdss_fl.privacy.contextual import Contextual
 from pdss_fl.privacy.exponential import Exponential
-from pdss_fl.privacy.mechanism import check_parameters, settable_parameters
+from pdss_fl.privacy.parameters import check_parameters, settable_parameters
 from pdss_fl.release import Perturber
 from pdss_fl.vocabularies import load_perturber
 

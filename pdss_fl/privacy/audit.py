@@ -45,8 +45,8 @@ class Audit:
     row_error : float
         The most that the sum of a row differs from one.
     measured : float | None
-        What the claim is held against: epsilon; the worst case within a class for ``partition-ldp``; delta at the
-        claimed epsilon for ``approximate-ldp``. ``None`` where nothing is claimed or it cannot be measured here.
+        What the claim is held against: epsilon; the worst case within a class for ``partition-ldp``, and a unit of
+        distance for ``metric-ldp``; delta at the claimed epsilon for ``approximate-ldp``. ``None`` where nothing is claimed or it cannot be measured here.
     holds : bool | None
         Whether the claim is true; ``None`` where it cannot be told.
     verdict : str
@@ -204,7 +204,10 @@ def _judged(rows: Rows, mechanism: PrivacyMechanism, epsilon: float) -> tuple[fl
             return None, None, f"the mechanism does not state its classes, and {found}"
         return _compared(within, claim.epsilon, "epsilon", " within a class")
     if claim.kind == "metric-ldp":
-        return None, None, "a guarantee by distance is not measured here"
+        rate = _worst_rate(rows, mechanism)
+        if rate is None:
+            return None, None, f"{rows.size} words are too many to measure a guarantee by distance"
+        return _compared(rate, claim.epsilon, "epsilon", " a unit of distance")
     return None, None, "nothing is claimed"
 
 
@@ -224,6 +227,21 @@ def _worst_delta(rows: Rows, epsilon: float) -> float | None:
         for _, first in rows.blocks():
             for row in first.exp():
                 worst = max(worst, float((row - allowed).clamp_min_(0).sum(dim=1).max()))
+    return worst
+
+
+def _worst_rate(rows: Rows, mechanism: PrivacyMechanism) -> float | None:
+    """Return the largest loss of two inputs over their distance, of any pair; ``None`` if there are too many."""
+    if rows.size**3 > WORK:
+        return None
+    worst = 0.0
+    for ids, first in rows.blocks():
+        distances = mechanism.distances(ids)
+        for others, second in rows.blocks():
+            for row, distance in zip(first, distances[:, others], strict=True):
+                loss = torch.where(row > -torch.inf, row - second, -torch.inf).amax(dim=1)
+                rate = torch.where(loss > ROUNDING, loss / distance, 0.0)  # infinite at distance 0
+                worst = max(worst, float(rate.max()))
     return worst
 
 

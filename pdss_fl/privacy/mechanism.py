@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from types import UnionType
-from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -235,9 +233,6 @@ def available_mechanisms() -> list[str]:
     return sorted({*_registered, *entry_points(group=ENTRY_POINTS).names})
 
 
-_UNNAMED = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-
-
 def mechanism_class(name: str) -> type[PrivacyMechanism]:
     """Return the class that has a name; raises ``SettingError`` if there is none or its package cannot be loaded."""
     if name not in _registered and name in entry_points(group=ENTRY_POINTS).names:
@@ -247,42 +242,6 @@ def mechanism_class(name: str) -> type[PrivacyMechanism]:
             f"privacy.mechanism = {name!r} is unknown; choose one of {', '.join(available_mechanisms())}"
         )
     return _registered[name]
-
-
-def settable_parameters(mechanism: type[PrivacyMechanism]) -> dict[str, tuple[type, ...]]:
-    """Return the constructor's arguments that take a number, a truth value or a word, each with the types it takes.
-
-    Those of ``not_settable``, functions and tables are left out.
-    """
-    hints = _hints(mechanism)
-    found = {}
-    for name, parameter in inspect.signature(mechanism).parameters.items():
-        if name not in mechanism.not_settable and parameter.kind not in _UNNAMED:
-            hint = hints.get(name, type(parameter.default))
-            either = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-            if kinds := tuple(kind for kind in either if kind in (bool, int, float, str)):
-                found[name] = kinds
-    return found
-
-
-def check_parameters(name: str, given: Mapping[str, bool | int | float | str]) -> None:
-    """Refuse what a mechanism does not take; raises ``SettingError`` that names what it does take."""
-    own = settable_parameters(mechanism_class(name))
-    for key, value in given.items():
-        kinds = own.get(key, ())
-        if type(value) not in kinds and not (type(value) is int and float in kinds):
-            takes = ", ".join(f"{k} ({' or '.join(t.__name__ for t in own[k])})" for k in own) or "none"
-            raise SettingError(
-                f"privacy.parameters: {key} = {value!r} is no parameter of mechanism {name!r}, or of another type; "
-                f"it takes {takes}"
-            )
-
-
-def _hints(mechanism: type[PrivacyMechanism]) -> dict[str, Any]:
-    try:
-        return get_type_hints(mechanism.__init__)
-    except Exception:  # a name that only a type checker of someone else's package knows
-        return {}
 
 
 def create_mechanism(name: str, vocabulary: Vocabulary, **parameters: Any) -> PrivacyMechanism:

@@ -80,6 +80,13 @@ class Stated(PrivacyMechanism):
         raise AssertionError("an audit draws nothing")
 
 
+class InLine(Stated):
+    """One whose words stand in a line, at distance 1 from the next."""
+
+    def distances(self, ids: Tensor) -> Tensor:
+        return (ids[:, None] - torch.arange(len(self.vocabulary))).abs().double()
+
+
 def some_matrix(size: int, seed: int, spread: float) -> Tensor:
     noise = torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     return (spread * noise).softmax(dim=1)
@@ -226,11 +233,41 @@ def test_custext_holds_within_its_clusters() -> None:
     assert found.tightness == pytest.approx(1.0, abs=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "epsilon"), [("metric-ldp", 1.0), ("none", math.inf)])
-def test_what_has_no_epsilon_to_hold_is_measured_and_not_judged(kind: str, epsilon: float) -> None:
-    found = audit(Stated(some_matrix(5, 0, 1.0), kind, epsilon))
+def test_what_claims_nothing_is_measured_and_not_judged() -> None:
+    found = audit(Stated(some_matrix(5, 0, 1.0), "none", math.inf))
     assert (found.measured, found.holds) == (None, None)
     assert 0 < found.epsilon < math.inf
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(3, 8), st.integers(0, 10**6), st.floats(0.01, 5))
+def test_a_claim_by_distance_is_held_against_the_worst_pair(size: int, seed: int, spread: float) -> None:
+    matrix = some_matrix(size, seed, spread)
+    logs = matrix.log()
+    pairs = itertools.permutations(range(size), 2)
+    direct = max(float((logs[x] - logs[z]).max()) / abs(x - z) for x, z in pairs)
+    for claimed, holds in ((direct * 1.001, True), (direct * 0.999, False)):
+        found = audit(InLine(matrix, "metric-ldp", claimed))
+        assert found.holds is holds
+        assert found.measured == pytest.approx(direct, rel=1e-9)
+
+
+def test_two_words_at_no_distance_must_not_be_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = create_mechanism("santext", Vocabulary(["a", "b", "c"], torch.eye(2)[[0, 0, 1]]), epsilon=3.0)
+    assert audit(same).holds
+    matrix = same.log_prob().exp()
+    matrix[0, :2] = matrix[0, :2] * torch.tensor([1.5, 0.5]) * matrix[0, :2].sum() / (matrix[0, :2] * torch.tensor(
+        [1.5, 0.5])).sum()  # fmt: skip
+
+    class Telling(type(same)):  # type: ignore[misc]
+        name = "telling"
+
+        def log_prob_rows(self, ids: Tensor) -> Tensor:
+            return matrix.log()[ids]
+
+    assert audit(Telling(same.vocabulary, epsilon=3.0)).measured == math.inf
+    monkeypatch.setattr("pdss_fl.privacy.audit.WORK", 100)
+    assert audit(same).holds is None
 
 
 def test_without_a_matrix_there_is_no_exact_audit() -> None:

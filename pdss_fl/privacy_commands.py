@@ -1,0 +1,79 @@
+"""The commands that look at privacy mechanisms: ``pdss mechanisms``, ``perturb`` and ``audit``.
+
+Their options are named like the run's ``privacy.*`` settings and checked as those are.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pdss_fl.errors import SettingError
+
+_Neighbours = Annotated[int | None, typer.Option(help="Size of a word's nearest set.")]
+_Parameters = Annotated[str | None, typer.Option(help="The mechanism's own, as 'name=value name=value'.")]
+_Vocabulary = Annotated[str | None, typer.Option(help="everyday (built in) or english.")]
+_VocabularySize = Annotated[int | None, typer.Option(help="Words of the public vocabulary.")]
+_Embeddings = Annotated[str | None, typer.Option(help="Public model: id or folder; the bundled LLM if not given.")]
+_Words = Annotated[str | None, typer.Option(help="Which words of a text: content (the rarest) or all (the first).")]
+_QuestionWords = Annotated[int | None, typer.Option(help="Words sent of a question.")]
+_Choices = Annotated[int | None, typer.Option(help="Choices sent with a question.")]
+_ChoiceWords = Annotated[int | None, typer.Option(help="Words sent of a choice.")]
+_Length = Annotated[str | None, typer.Option(help="fixed, bucket or exact: what a text's length tells.")]
+
+
+def add_privacy_commands(app: typer.Typer) -> None:
+    """Register the commands of this module."""
+    for command in (mechanisms, perturb):
+        app.command()(command)
+
+
+def mechanisms() -> None:
+    """List every installed privacy mechanism: kind, statement, and what it costs."""
+    from pdss_fl.mechanism_report import print_mechanisms
+
+    print_mechanisms(Console())
+
+
+def perturb(
+    file: Annotated[Path, typer.Argument(help="JSON lines with question and choices, or text, one a line.")],
+    mechanism: Annotated[str | None, typer.Option(help="One of pdss mechanisms.")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Per word; the run's default if not given.")] = None,
+    neighbours: _Neighbours = None,
+    parameters: _Parameters = None,
+    vocabulary: _Vocabulary = None,
+    vocabulary_size: _VocabularySize = None,
+    embeddings: _Embeddings = None,
+    length: _Length = None,
+    words: _Words = None,
+    question_words: _QuestionWords = None,
+    choices: _Choices = None,
+    choice_words: _ChoiceWords = None,
+    all_words: Annotated[bool, typer.Option("--all-words", help="Whole texts, not what a run's shape sends.")] = False,
+    format: Annotated[str, typer.Option(help="table, or json: one object a line.")] = "table",  # noqa: A002
+) -> None:
+    """Show side by side what would leave of a file's texts; nothing is sent and no ledger is charged."""
+    from pdss_fl.perturb_report import json_lines, perturb_file, print_side_by_side, privacy_settings
+
+    shape = {"words": words, "question-words": question_words, "choices": choices, "choice-words": choice_words}
+    shape["length"] = length
+    if format not in ("table", "json"):
+        raise SettingError(f"--format = {format!r}: expected table or json")
+    if all_words and any(value is not None for value in shape.values()):
+        raise SettingError("--all-words sends whole texts: leave out --words, --length and the numbers of words")
+    settings = privacy_settings(
+        {
+            **shape, "mechanism": mechanism, "epsilon": epsilon, "neighbours": neighbours, "parameters": parameters,
+            "vocabulary": vocabulary, "vocabulary-size": vocabulary_size, "embeddings": embeddings,
+        }
+    )  # fmt: skip
+    rows, perturber = perturb_file(file, settings, all_words)
+    if format == "json":
+        for line in json_lines(rows, perturber):
+            sys.stdout.write(line + "\n")
+    else:
+        print_side_by_side(Console(), rows, perturber)

@@ -94,7 +94,8 @@ def _words_per_second(perturber: Perturber) -> float:
     mechanism.perturb_documents([every[:tokens]])
     documents = 4
     while True:
-        prompts = list(every.repeat(documents * tokens // len(every) + 1)[: documents * tokens].split(tokens))
+        words = every.repeat(documents * tokens // len(every) + 1)[: documents * tokens]
+        prompts = list(torch.split(words, tokens))
         start = time.perf_counter()
         mechanism.perturb_documents(prompts)
         seconds = time.perf_counter() - start

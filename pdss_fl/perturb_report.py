@@ -14,7 +14,7 @@ from rich.text import Text
 
 from pdss_fl.config import RunSettings
 from pdss_fl.data.example import Example
-from pdss_fl.data.prompts import PromptShape, choice_order, render
+from pdss_fl.data.prompts import PromptShape, render
 from pdss_fl.data.sources import read_any
 from pdss_fl.mechanism_report import epsilon_text
 from pdss_fl.privacy import BLANK, Vocabulary
@@ -160,17 +160,19 @@ def _summary(rows: Sequence[Shown], perturber: Perturber) -> Iterator[str]:
     kept = sum(known == out for _, known, out in places)
     unknown = sum(known == FALLBACK != word for word, known, _ in places)
     more = f"; the first {ROWS} of {len(rows)} texts are shown" if len(rows) > ROWS else ""
-    yield "red: came out as it is; word(other): counts as the other one; ·: filling word, perturbed like any other" + more
+    yield (
+        "red: came out as it is; word(other): counts as the other one; ·: filling word, perturbed like any other" + more
+    )
     yield f"mechanism            {mechanism.name}: {mechanism.parameters}"
     yield f"guarantee            {mechanism.guarantee.kind}: {mechanism.guarantee.statement}"
     yield f"epsilon per token    {epsilon_text(mechanism.guarantee.epsilon)}"
     yield (
-        f"epsilon per document {epsilon_text(document.epsilon)} at delta {document.delta:g} for {document.tokens} tokens "
-        f"({document.composition})"
+        f"epsilon per document {epsilon_text(document.epsilon)} at delta {document.delta:g} for {document.tokens} "
+        f"tokens ({document.composition})"
     )
     yield (
         f"words                {len(places)} would be sent, {sum(row.not_sent for row in rows)} not; {unknown} of the "
-        f"sent are in no vocabulary and count as {FALLBACK!r}; {kept} came out as they are ({kept / max(1, len(places)):.1%})"
+        f"sent are unknown and count as {FALLBACK!r}; {kept} came out as they are ({kept / max(1, len(places)):.1%})"
     )
     if not shape.choices and shape.length != "exact":
         yield "choices              none are sent (privacy.choices = 0)"

@@ -28,7 +28,7 @@ _Length = Annotated[str | None, typer.Option(help="fixed, bucket or exact: what 
 
 def add_privacy_commands(app: typer.Typer) -> None:
     """Register the commands of this module."""
-    for command in (mechanisms, perturb):
+    for command in (mechanisms, perturb, audit):
         app.command()(command)
 
 
@@ -54,7 +54,7 @@ def perturb(
     choices: _Choices = None,
     choice_words: _ChoiceWords = None,
     all_words: Annotated[bool, typer.Option("--all-words", help="Whole texts, not what a run's shape sends.")] = False,
-    format: Annotated[str, typer.Option(help="table, or json: one object a line.")] = "table",  # noqa: A002
+    format: Annotated[str, typer.Option(help="table, or json: one object a line.")] = "table",
 ) -> None:
     """Show side by side what would leave of a file's texts; nothing is sent and no ledger is charged."""
     from pdss_fl.perturb_report import json_lines, perturb_file, print_side_by_side, privacy_settings
@@ -77,3 +77,58 @@ def perturb(
             sys.stdout.write(line + "\n")
     else:
         print_side_by_side(Console(), rows, perturber)
+
+
+def audit(
+    mechanism: Annotated[list[str] | None, typer.Option(help="Repeat for several; the first is shown in full.")] = None,
+    epsilon: Annotated[list[float] | None, typer.Option(help="Repeat for several; models attack at the first.")] = None,
+    data: Annotated[Path | None, typer.Option(help="JSON lines or text; the built-in questions if not given.")] = None,
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("audit.html"),
+    documents: Annotated[int, typer.Option(min=1, help="Texts that are attacked, at most.")] = 400,
+    language_model: Annotated[str, typer.Option(help="Attacks as well: id or folder.")] = "smollm2-135m-instruct",
+    language_words: Annotated[int, typer.Option(min=0, help="Words it attacks; 0: none.")] = 45,
+    masked_model: Annotated[str, typer.Option(help="Masked language model that attacks: id or folder.")] = "",
+    neighbours: _Neighbours = None,
+    parameters: _Parameters = None,
+    vocabulary: _Vocabulary = None,
+    vocabulary_size: _VocabularySize = None,
+    embeddings: _Embeddings = None,
+    length: _Length = None,
+    words: _Words = None,
+    question_words: _QuestionWords = None,
+    choices: _Choices = None,
+    choice_words: _ChoiceWords = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of noise, draws and ties.")] = 0,
+) -> None:
+    """Hold mechanisms' claims against exact measurement and attacks; exit code 1 if one does not hold.
+
+    Without --mechanism, the run's own is compared with others. Language models attack the run's own, or all that
+    are named.
+    """
+    from pdss_fl.audit_report.run import COMPARED, STEPS, Plan, run_audit
+    from pdss_fl.perturb_report import privacy_settings
+
+    settings = privacy_settings(
+        {
+            "mechanism": mechanism[0] if mechanism else None, "epsilon": epsilon[0] if epsilon else None,
+            "neighbours": neighbours, "parameters": parameters, "vocabulary": vocabulary,
+            "vocabulary-size": vocabulary_size, "embeddings": embeddings, "length": length, "words": words,
+            "question-words": question_words, "choices": choices, "choice-words": choice_words,
+        }
+    )  # fmt: skip
+    own, first = settings.privacy.mechanism, settings.privacy.epsilon
+    named = tuple(dict.fromkeys(mechanism or (own, *COMPARED)))
+    asked = tuple(dict.fromkeys(epsilon or [first + step for step in STEPS if first + step > 0]))
+    plan = Plan(
+        named,
+        asked,
+        named if mechanism else (own,),
+        data,
+        documents,
+        language_words,
+        language_model,
+        masked_model,
+        seed,
+    )
+    if not run_audit(settings, plan, output, "pdss " + " ".join(sys.argv[1:]), Console()):
+        raise typer.Exit(1)

@@ -28,9 +28,7 @@ def read_jsonl(path: Path, answered: bool = True) -> list[Example]:
         its private part.
     """
     examples = [
-        _parse_line(line, number, path, answered)
-        for number, line in enumerate(_lines(path), start=1)
-        if line.strip()
+        _parse_line(line, number, path, answered) for number, line in enumerate(_lines(path), start=1) if line.strip()
     ]
     if not examples:
         raise DataError("the data file holds no example", str(path))

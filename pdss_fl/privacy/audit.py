@@ -46,7 +46,8 @@ class Audit:
         The most that the sum of a row differs from one.
     measured : float | None
         What the claim is held against: epsilon; the worst case within a class for ``partition-ldp``, and a unit of
-        distance for ``metric-ldp``; delta at the claimed epsilon for ``approximate-ldp``. ``None`` where nothing is claimed or it cannot be measured here.
+        distance for ``metric-ldp``; delta at the claimed epsilon for ``approximate-ldp``. ``None`` where nothing is
+        claimed or it cannot be measured here.
     holds : bool | None
         Whether the claim is true; ``None`` where it cannot be told.
     verdict : str

@@ -19,6 +19,7 @@ _CONFIDENCE = 0.99
 _PAIRED_WORDS = 1  # each with its farthest and its nearest other
 _SAMPLES = 2_000, 20_000  # of each input, at least and at most
 _PREFIXES = 8
+_NOMINAL = "epsilon {:g} is nominal and does not hold"
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,19 @@ def measure_claim(mechanism: PrivacyMechanism, nominal: float, released: Sequenc
     if isinstance(mechanism, Contextual):
         return _after_prefixes(mechanism, released)
     try:
-        return _exact(audit(mechanism))
+        return _exact(audit(mechanism), nominal)
     except NotImplementedError:
         return _sampled(mechanism, nominal, seed)
 
 
-def _exact(found: Audit) -> Claim:
+def _exact(found: Audit, nominal: float) -> Claim:
     first, second, output = map(repr, found.worst_tokens)
     if found.support_mismatch:
         where = f"{output} can come out for {first} and never for {second}, so these two are told apart for certain"
     else:
         where = f"worst pair: {first} and {second} where {output} comes out"
+    if found.guarantee.kind == "none" and found.epsilon > nominal:
+        where = f"{_NOMINAL.format(nominal)}; {where}"
     if found.measured is None:
         return Claim(found.holds, _number(found.epsilon), None, f"{found.verdict}; {where}")
     return Claim(found.holds, _number(found.measured), found.tightness, f"{found.verdict}; {where}")
@@ -97,7 +100,7 @@ def _sampled(mechanism: PrivacyMechanism, nominal: float, seed: int) -> Claim:
     claimed = guarantee.epsilon if guarantee.for_any_inputs else None
     reason = _counted(mechanism, bound)
     if claimed is None and guarantee.kind == "none" and bound.epsilon > nominal:
-        reason = f"epsilon {nominal:g} is nominal and does not hold; {reason}"
+        reason = f"{_NOMINAL.format(nominal)}; {reason}"
     refuted = claimed is not None and bound.epsilon > claimed  # a lower bound cannot confirm a claim
     return Claim(False if refuted else None, f"at least {bound.epsilon:.3g}", None, reason)
 

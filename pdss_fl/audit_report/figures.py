@@ -18,7 +18,7 @@ def privacy_utility(rows: Sequence[Measured]) -> str:
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(figsize=(8.6, 5.0), layout="constrained")
     names = list(dict.fromkeys(row.name for row in rows))
-    colors = pyplot.get_cmap("tab20")
+    colors = pyplot.get_cmap("tab10")
     for i, name in enumerate(names):
         points = sorted(
             (row.asked, 100 * row.best_attack.exact.value, 100 * row.close)
@@ -26,10 +26,10 @@ def privacy_utility(rows: Sequence[Measured]) -> str:
             if row.name == name and row.best_attack is not None
         )
         claims = any(row.name == name and row.guarantee.kind != "none" for row in rows)
-        style = {"linestyle": "-", "marker": "o"} if claims else {"linestyle": ":", "marker": "x"}
-        axes.plot([p[1] for p in points], [p[2] for p in points], color=colors(i % 20), label=name, **style)
+        style = {"linestyle": "-", "marker": "os^Dv"[i % 5]} if claims else {"linestyle": ":", "marker": "x"}
+        axes.plot([p[1] for p in points], [p[2] for p in points], color=colors(i % 10), label=name, **style)
         for epsilon, x, y in points:
-            axes.annotate(f"{epsilon:g}", (x, y), (4, 4), textcoords="offset points", fontsize=8, color=colors(i % 20))
+            axes.annotate(f"{epsilon:g}", (x, y), (4, 4), textcoords="offset points", fontsize=8, color=colors(i % 10))
     axes.set_xlabel("private words that the best attack without a language model names, %")
     axes.set_ylabel("released words close to the private one, %")
     axes.set_xlim(-2, 102)
@@ -53,7 +53,7 @@ def attacks_beside_caps(attacks: Sequence[AttackResult]) -> str:
             axes.plot(100 * attack.cap, place, "|", color="black", markersize=14, markeredgewidth=2)
     axes.set_yticks(range(len(shown)), [attack.name for attack in shown])
     axes.set_xlim(-2, 102)
-    axes.set_xlabel("success, % (dot with interval; black bar: cap by the claim; at 100 it rules nothing out)")
+    axes.set_xlabel("success, %: dot with interval; black bar: cap by the claim")
     axes.grid(axis="x", alpha=0.3)
     return _data(figure)
 

@@ -23,6 +23,7 @@ from pdss_fl.privacy.attacks import (
     SequenceScore,
     run_attacks,
 )
+from pdss_fl.privacy.contextual import Contextual
 from pdss_fl.release import Perturber
 
 CLOSE = 6
@@ -83,6 +84,7 @@ class Measured:
         return max(words, key=lambda attack: attack.exact.value, default=None)
 
 
+_AGAIN, _SLOW_AGAIN = 2000, 50  # documents released again for a cap; with a language model each takes a while
 _SEVERAL_GUESSES = "inversion at 5"
 
 
@@ -119,8 +121,9 @@ def measure(
     released = _released(perturber, texts.raw, generator)
     releases = Releases(mechanism, texts.raw, released, shadow=texts.known)
     attacks = run_attacks(
-        releases, bank=texts.bank, truth=range(len(released)), confidence=confidence, generator=generator
-    )
+        releases, bank=texts.bank, truth=range(len(released)), confidence=confidence, generator=generator,
+        released_again=_SLOW_AGAIN if isinstance(mechanism, Contextual) else _AGAIN,
+    )  # fmt: skip
     if models is not None:
         attacks += _with_models(releases, texts.orders, examples, models, attacks, confidence, generator)
     private, out = (torch.cat([d.ids for d in documents]) for documents in (texts.raw, released))

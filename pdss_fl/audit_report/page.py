@@ -48,7 +48,7 @@ def render_page(rows: Sequence[Measured], facts: Facts) -> str:
         first=rows[0],
         facts=facts,
         failures=[(row, why) for row in rows for why in row.failures],
-        nothing=list(dict.fromkeys(row.name for row in rows if row.guarantee.kind == "none")),
+        nothing=[row for row in rows if row.guarantee.kind == "none" and row.asked == rows[0].asked],
         utility=privacy_utility(rows),
         caps=attacks_beside_caps(rows[0].attacks),
     )
@@ -61,9 +61,9 @@ def number(value: float) -> str:
 
 def percent(value: float) -> str:
     """Return a share as a percentage."""
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}%"
 
 
 def cap(value: float | None) -> str:
-    """Return a cap as a percentage; "none" where nothing is claimed."""
-    return "none" if value is None else "100 % (no limit)" if value >= 1 else percent(value)
+    """Return a cap as a percentage; "none" where nothing is claimed, "no limit" where a claim rules out none."""
+    return "none" if value is None else "no limit" if value >= 1 else percent(value)

@@ -190,34 +190,36 @@ def _print(rows: Sequence[Measured], console: Console) -> None:
 
 
 def _overview(rows: Sequence[Measured]) -> Table:
-    table = Table(title="Privacy audit: epsilon per word and per document, and shares of words", box=SIMPLE_HEAD)
-    table.add_column("mechanism", no_wrap=True)
-    for column in ("asked", "claimed", "measured", "document", "kept", "close", "attack", "cap"):
-        table.add_column(column, justify="right")
-    table.add_column("verdict")
+    table = _table("Privacy audit: epsilon per word and per document; shares of words", "mechanism")
+    for column in ("asked", "measured", "document", "kept", "close", "attack", "cap"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("claim", no_wrap=True)
     for row in rows:
         best = row.best_attack
-        shares = (
-            f"{row.kept:.0%}",
-            f"{row.close:.0%}",
-            *((_rate(best.exact.value), _rate(best.cap)) if best else "  "),
-        )
-        epsilons = map(number, (row.asked, row.guarantee.epsilon))
-        measured = row.claim.measured.replace("at least", ">").replace("infinite", "inf")
-        cells = (*epsilons, measured, number(row.document.epsilon))
-        style = "bold red" if row.failures else None
-        table.add_row(row.name, *(c.replace("infinite", "inf") for c in cells), *shares, row.status, style=style)
+        table.add_row(
+            row.name, f"{row.asked:g}", row.claim.measured.replace("at least", ">"), number(row.document.epsilon),
+            f"{row.kept:.0%}", f"{row.close:.0%}", _rate(best and best.exact.value), _rate(best and best.cap),
+            _SHORT[row.status], style="bold red" if row.failures else None,
+        )  # fmt: skip
     return table
+
+
+_SHORT = {"fails": "FAILS", "claims nothing": "none", "holds": "holds", "not refuted": "open"}
 
 
 def _rate(value: float | None) -> str:
     return "none" if value is None else f"{value:.0%}"
 
 
+def _table(title: str, first: str) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    return table
+
+
 def _attacks(row: Measured) -> Table:
-    table = Table(title=f"Attacks on {row.name} at epsilon {row.asked:g}", box=SIMPLE_HEAD)
-    table.add_column("attack")
-    for column in ("right", "interval", "cap by the claim"):
+    table = _table(f"Attacks on {row.name} at epsilon {row.asked:g}", "attack")
+    for column in ("right", "interval", "cap"):
         table.add_column(column, justify="right")
     for attack in row.attacks:
         if attack.target != "unprotected":

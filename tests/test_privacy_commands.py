@@ -148,7 +148,8 @@ def test_all_words_of_plain_text_without_noise_are_its_own(tmp_path: Path, tiny:
 
 @pytest.mark.usefixtures("cache")
 def test_choices_stand_beside_what_would_leave_of_them(tmp_path: Path, questions: Path, tiny: Path) -> None:
-    shape = ["--choices", 3, "--choice-words", 2, "--words", "all", "--question-words", 4, "--mechanism", "identity"]
+    shape = ["--choices", 3, "--choice-words", 2, "--words", "all", "--question-words", 4]
+    shape += ["--epsilon", 600, "--neighbours", 1]  # hardly any noise
     _, shown, _ = pdss("perturb", questions, "--format", "json", *shape, *small(tiny))
     orders = set()
     for row in map(json.loads, shown.splitlines()):
@@ -203,7 +204,7 @@ class Page(HTMLParser):
 def audit(tmp_path: Path, tiny: Path, *arguments: object) -> tuple[int, str, Page]:
     """Run an audit over a small vocabulary, without language models unless asked for."""
     page = tmp_path / "page.html"
-    code, shown, errors = pdss("audit", "--output", page, "--documents", 25, *small(tiny), *arguments)
+    code, shown, errors = pdss("audit", "--output", page, "--documents", 12, *small(tiny), *arguments)
     assert page.exists(), errors
     return code, shown, Page(page.read_text())
 

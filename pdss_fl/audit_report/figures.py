@@ -30,7 +30,7 @@ def privacy_utility(rows: Sequence[Measured]) -> str:
         axes.plot([p[1] for p in points], [p[2] for p in points], color=colors(i % 10), label=name, **style)
         for epsilon, x, y in points:
             axes.annotate(f"{epsilon:g}", (x, y), (4, 4), textcoords="offset points", fontsize=8, color=colors(i % 10))
-    axes.set_xlabel("private words that the best attack without a language model names, %")
+    axes.set_xlabel("private words that the best attack names, %")
     axes.set_ylabel("released words close to the private one, %")
     axes.set_xlim(-2, 102)
     axes.set_ylim(-2, 105)

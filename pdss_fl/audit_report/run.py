@@ -198,7 +198,8 @@ def _overview(rows: Sequence[Measured]) -> Table:
         best = row.best_attack
         table.add_row(
             row.name, f"{row.asked:g}", row.claim.measured.replace("at least", ">"), number(row.document.epsilon),
-            f"{row.kept:.0%}", f"{row.close:.0%}", _rate(best.exact.value if best else None), _rate(best.cap if best else None),
+            f"{row.kept:.0%}", f"{row.close:.0%}",
+            _rate(best.exact.value if best else None), _rate(best.cap if best else None),
             _SHORT[row.status], style="bold red" if row.failures else None,
         )  # fmt: skip
     return table

@@ -11,6 +11,7 @@ import typer
 
 from pdss_fl.errors import PdssError, SettingError
 from pdss_fl.logs import configure_logging
+from pdss_fl.privacy_commands import add_privacy_commands
 
 
 class _OneLineErrors(typer.core.TyperGroup):
@@ -146,6 +147,8 @@ def privacy(
 
     typer.echo(describe_default(epsilon, neighbours, vocabulary_size))
 
+
+add_privacy_commands(app)
 
 if __name__ == "__main__":
     app()

@@ -9,6 +9,7 @@ a test keeps the two equal.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -41,6 +42,23 @@ _NOT_NEGATIVE = {"check": lambda v: math.isfinite(v) and v >= 0, "expected": "a 
 NOT_EMPTY = {"check": lambda v: bool(v.strip()), "expected": "not empty"}
 
 
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
+
+
+def _plain_value(text: str) -> bool | int | float | str | None:
+    """Return the value that a text stands for: no path, address or list can be one; ``None`` if it is none."""
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        number = float(text)
+    except ValueError:
+        return text if _WORD.fullmatch(text) else None
+    if not math.isfinite(number):
+        return None
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else number
+
+
 def _setting(default: Any, rule: Mapping[str, Any] | None = None) -> Any:
     return field(default=default, metadata=rule or {})
 
@@ -55,6 +73,9 @@ class PrivacySettings:
     nothing private at all.) Other data needs more words (``question-words``, ``choices``). What the default
     means for a word and for a whole prompt, and how often the best attack that knows the corpus's word
     frequencies names the word behind a released one, is printed by ``pdss privacy``.
+
+    ``parameters`` are the mechanism's own, as ``"name=value name=value"``; ``embeddings`` also names the model that
+    scores the next word for ``contextual``.
     """
 
     mechanism: str = _setting("staircase", NOT_EMPTY)
@@ -69,6 +90,22 @@ class PrivacySettings:
     question_words: int = _setting(3, _within(1, 512))
     choice_words: int = _setting(1, _within(1, 128))
     choices: int = _setting(0, _within(0, 26))
+    parameters: str = _setting("")
+
+    @property
+    def mechanism_parameters(self) -> dict[str, bool | int | float | str]:
+        """``parameters`` by name; raises ``SettingError`` for what is not ``name=value`` with a plain value."""
+        found: dict[str, bool | int | float | str] = {}
+        for item in self.parameters.split():
+            name, _, text = item.partition("=")
+            value = _plain_value(text)
+            if not _NAME.fullmatch(name) or value is None or name.replace("-", "_") in found:
+                raise SettingError(
+                    f"privacy.parameters = {self.parameters!r}: {item!r} is not one name=value, each name once, with "
+                    "a finite number, true, false or a word of letters, digits and hyphens for the value"
+                )
+            found[name.replace("-", "_")] = value
+        return found
 
 
 @dataclass(frozen=True)
@@ -194,6 +231,7 @@ class RunSettings:
             raise SettingError(
                 "distill.decoder = 'in-context' needs a pretrained slm.model; found 'scratch': use 'align' or name one"
             )
+        _ = settings.privacy.mechanism_parameters  # refuses what cannot be read
         if settings.data.source == BUILT_IN_DATA and settings.data.path:
             raise SettingError("data.path is set but data.source is 'everyday': set data.source to 'jsonl'")
         return settings

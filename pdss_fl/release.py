@@ -78,10 +78,14 @@ class Perturber:
         rendered = [
             render(e, choice_order(e, self.shape, self.shuffle), self.shape, self.vocabulary.split) for e in examples
         ]
-        documents = [torch.cat([self._ids(text) for text in (p.question, *p.choices)]) for p in rendered]
+        documents = [torch.cat(self.encode(prompt)) for prompt in rendered]
         released = self.mechanism.perturb_documents(documents, self.generator)
         words = (word for document in released for word in self.vocabulary.decode(document))
         return [self._payload(prompt, words) for prompt in rendered]
+
+    def encode(self, prompt: RenderedPrompt) -> list[torch.Tensor]:
+        """Return the ids of a prompt's question and of each of its choices, LongTensors (n_i,)."""
+        return [self._ids(text) for text in (prompt.question, *prompt.choices)]
 
     def _ids(self, text: Sequence[str | None]) -> torch.Tensor:
         words = [word for word in text if word is not None]

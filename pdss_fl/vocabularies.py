@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.torch import load_file, save_file
@@ -20,11 +21,15 @@ from pdss_fl.data.everyday import words as everyday_words
 from pdss_fl.data.prompts import PromptShape
 from pdss_fl.errors import SettingError
 from pdss_fl.privacy import Vocabulary, create_mechanism
+from pdss_fl.privacy.contextual import NextWord
+from pdss_fl.privacy.parameters import check_parameters
 from pdss_fl.release import Perturber
 from pdss_fl.slm.embeddings import TEMPLATE, word_embeddings
+from pdss_fl.slm.next_word import next_word
 
 logger = logging.getLogger("pdss_fl.client")
 
+CONTEXTUAL = "contextual"
 _FILE = "embeddings.safetensors"
 _PROGRESS_SECONDS = 5.0
 FALLBACK = "thing"  # what a name, a number or a foreign script counts as, before it is perturbed
@@ -67,8 +72,9 @@ def load_vocabulary(source: str, size: int, embeddings: str) -> Vocabulary:
 
     def build(fresh: Path) -> None:
         logger.info("vocabulary: embedding %d words with %s, once", len(words), Path(embeddings).name)
-        model = str(bundled_model_path()) if embeddings == BUNDLED_MODEL else embeddings
-        save_file({"embeddings": word_embeddings(model, words, _log_progress(len(words)))}, fresh / _FILE)
+        save_file(
+            {"embeddings": word_embeddings(_model_path(embeddings), words, _log_progress(len(words)))}, fresh / _FILE
+        )
 
     table = load_file(build_once(folder, build) / _FILE)["embeddings"]
     return Vocabulary(words, table, fallback=FALLBACK)
@@ -109,15 +115,35 @@ def load_perturber(
         The node's public choices, where ``data.public-choices`` asks to send them as they are.
     """
     privacy = settings.privacy
+    parameters = privacy.mechanism_parameters if mechanism == privacy.mechanism else {}
+    check_parameters(mechanism, parameters)  # before a vocabulary is made
     vocabulary = load_vocabulary(privacy.vocabulary, privacy.vocabulary_size, privacy.embeddings)
+    supplied = _context(vocabulary, privacy.embeddings) if mechanism == CONTEXTUAL else {}
     return Perturber(
         vocabulary,
-        create_mechanism(mechanism, vocabulary, epsilon=privacy.epsilon, neighbours=privacy.neighbours),
+        create_mechanism(
+            mechanism, vocabulary, epsilon=privacy.epsilon, neighbours=privacy.neighbours, **parameters, **supplied
+        ),
         _whole(settings) if mechanism == IDENTITY else prompt_shape(privacy, settings.data.public_choices),
         privacy.delta,
         None if noise_seed is None else np.random.default_rng(noise_seed),
         labels,
     )
+
+
+def _context(vocabulary: Vocabulary, model: str) -> dict[str, Any]:
+    """Return what scores the next word for the contextual mechanism, and its name for the ledger."""
+    name = f"{Path(model).name}-{_fingerprint(model, list(vocabulary.tokens))[:12]}"
+    return {"next_word": _next_word(_model_path(model), vocabulary.tokens), "model": name}
+
+
+@lru_cache(maxsize=2)
+def _next_word(model: str, tokens: tuple[str, ...]) -> NextWord:
+    return next_word(model, tokens, "privacy.embeddings")
+
+
+def _model_path(model: str) -> str:
+    return str(bundled_model_path()) if model == BUNDLED_MODEL else model
 
 
 def _whole(settings: RunSettings) -> PromptShape:

@@ -36,7 +36,7 @@ def free_port() -> int:
 
 def test_every_command_explains_itself() -> None:
     shown = pdss("--help").stdout
-    for command in ("run", "serve", "predict", "prepare", "privacy"):
+    for command in ("run", "serve", "predict", "prepare", "privacy", "mechanisms", "perturb", "audit"):
         assert command in shown
         assert pdss(command, "--help").returncode == 0
 

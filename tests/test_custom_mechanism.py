@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from pdss_fl.launcher import run_simulation
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "custom_mechanism"
 
@@ -60,6 +63,26 @@ def test_its_own_test_passes_against_the_installed_package(site: Path) -> None:
     ran = python(site, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tests, "-c", os.devnull, tests)
     assert ran.returncode == 0, ran.stdout
     assert "4 passed" in ran.stdout
+
+
+def test_it_runs_under_flower_by_its_name(
+    site: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    settings = [
+        'privacy.mechanism="two-rings"', "privacy.epsilon=5.0", "privacy.neighbours=2", 'methods="pdss"',
+        f'output-dir="{tmp_path / "runs"}"', f'llm.model="{tiny}"', f'privacy.embeddings="{tiny}"',
+        "data.train-examples=6", "data.test-examples=2", "slm.hidden-size=32", "slm.layers=1", "distill.steps=2",
+        "llm.max-new-tokens=4",
+    ]  # fmt: skip
+    run = run_simulation(EXAMPLE.parent.parent, settings, clients=1, home=tmp_path / "flwr")
+    privacy = json.loads((run / "summary.json").read_text())["privacy"]
+    assert (privacy["mechanism"], privacy["kind"]) == ("two-rings", "pure-ldp")
+    assert privacy["parameters"] == "epsilon=5 neighbours=2 vocabulary=838"
+    assert privacy["epsilon_per_token"] == 5.0
+    assert privacy["epsilon_per_document"] == 15.0
+    ledger = (run / "clients" / "client-0" / "ledger.jsonl").read_text()
+    assert "two-rings epsilon=5 neighbours=2" in ledger, "what was charged names the mechanism"
 
 
 def test_its_source_is_short_and_the_readme_says_how_to_use_it() -> None:

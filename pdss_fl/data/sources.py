@@ -19,7 +19,7 @@ def read_jsonl(path: Path, answered: bool = True) -> list[Example]:
     """Read one example a line: ``{"question", "choices", "answer", "context"?, "person"?, "rationale"?}``.
 
     Other keys are ignored, so that common data sets can be read as they are; ``answered=False`` reads
-    lines without an ``answer``, too.
+    lines without an ``answer``, too, and takes any.
 
     Raises
     ------
@@ -27,11 +27,9 @@ def read_jsonl(path: Path, answered: bool = True) -> list[Example]:
         With the number of the line and what is wrong with it; the path and nothing of the text is in
         its private part.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as err:
-        raise DataError("the data file cannot be read as UTF-8 text", f"{path}: {err}") from None
-    examples = [_parse_line(line, number, path, answered) for number, line in enumerate(lines, start=1) if line.strip()]
+    examples = [
+        _parse_line(line, number, path, answered) for number, line in enumerate(_lines(path), start=1) if line.strip()
+    ]
     if not examples:
         raise DataError("the data file holds no example", str(path))
     return examples
@@ -40,6 +38,32 @@ def read_jsonl(path: Path, answered: bool = True) -> list[Example]:
 def read_questions(path: Path) -> list[Example]:
     """Read questions without known answers, one a line: ``{"question", "choices"?, "context"?}``."""
     return read_jsonl(path, answered=False)
+
+
+def read_any(path: Path) -> list[Example]:
+    """Read questions as JSON lines, or a plain text file with one text a line.
+
+    JSON lines if the name ends in ``.jsonl`` or the first line that is not empty starts with ``{``.
+
+    Raises
+    ------
+    DataError
+        As ``read_jsonl``.
+    """
+    lines = _lines(path)
+    first = next((line.strip() for line in lines if line.strip()), "")
+    if path.suffix == ".jsonl" or first.startswith("{"):
+        return read_jsonl(path, answered=False)
+    if not first:
+        raise DataError("the data file holds no text", str(path))
+    return [Example(line.strip(), (), "") for line in lines if line.strip()]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as err:
+        raise DataError("the data file cannot be read as UTF-8 text", f"{path}: {err}") from None
 
 
 def _parse_line(line: str, number: int, path: Path, answered: bool) -> Example:
@@ -57,7 +81,7 @@ def _to_example(record: Any, answered: bool) -> Example:
     if not isinstance(record, Mapping):
         raise DataError("the data file has a line that is not a JSON object")
     question = _text(record, "question")
-    answer = _text(record, "answer") if answered else ""
+    answer = _text(record, "answer") if answered else str(record.get("answer") or "").strip()
     choices = record.get("choices") or []
     if not isinstance(choices, list) or not all(isinstance(c, str) and c.strip() for c in choices):
         raise DataError("an example's `choices` is not a list of texts")

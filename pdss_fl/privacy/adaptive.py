@@ -88,7 +88,9 @@ class AdaptiveStaircase(Staircase):
         super().__init__(vocabulary, epsilon=epsilon, neighbours=neighbours)
         lowest = _times_as_many(self.epsilon, _MOST) if epsilon_min is None else epsilon_min
         if not 0 < lowest <= self.epsilon:
-            raise SettingError(f"privacy.epsilon-min = {epsilon_min!r}: expected above 0, at most {self.epsilon:g}")
+            raise SettingError(
+                f"privacy.parameters: epsilon-min = {epsilon_min!r}: expected above 0, at most {self.epsilon:g}"
+            )
         table = np.asarray(_by_grammar(vocabulary) if salience is None else salience, dtype=np.float64)
         if table.shape != (len(vocabulary),) or not ((table >= 0) & (table <= 1)).all():
             raise SettingError("privacy.salience: expected one number in [0, 1] for each id of the vocabulary")

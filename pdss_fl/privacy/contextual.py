@@ -61,6 +61,8 @@ class Contextual(Staircase):
         If a parameter is out of range or ``next_word`` has no name.
     """
 
+    not_settable = Staircase.not_settable | {"model"}  # comes with next_word
+
     def __init__(
         self,
         vocabulary: Vocabulary,
@@ -73,9 +75,9 @@ class Contextual(Staircase):
     ) -> None:
         super().__init__(vocabulary, epsilon=epsilon, neighbours=neighbours)
         if next_word is not None and not model:
-            raise SettingError("privacy.context-model is empty: name the model that scores the next word")
+            raise SettingError("model is empty: name the model that scores the next word")
         if not (math.isfinite(weight) and weight >= 0):
-            raise SettingError(f"privacy.context-weight = {weight!r}: expected a finite number of at least 0")
+            raise SettingError(f"privacy.parameters: weight = {weight!r}: expected a finite number of at least 0")
         self._next_word, self._model, self._weight = next_word, model, weight
         self._candidates = vocabulary.neighbours(_CANDIDATES * self.neighbours)
 

@@ -74,13 +74,15 @@ class Exponential(MatrixMechanism):
         truncate: float | None = None,
     ) -> None:
         if truncate is not None and not -1 <= truncate < 1:
-            raise SettingError(f"privacy.truncate = {truncate!r}: expected a cosine of at least -1 and below 1")
+            raise SettingError(
+                f"privacy.parameters: truncate = {truncate!r}: expected a cosine of at least -1 and below 1"
+            )
         if scale is None:
             nominal = _checked_target(epsilon)
         elif 0 < scale <= SPAN:
             nominal = 4.1 * scale  # the textbook's bound, until the guarantee is asked for
         else:
-            raise SettingError(f"privacy.scale = {scale!r}: expected a number above 0, at most {SPAN:g}")
+            raise SettingError(f"privacy.parameters: scale = {scale!r}: expected a number above 0, at most {SPAN:g}")
         super().__init__(vocabulary, epsilon=nominal, neighbours=neighbours)
         self.truncate = truncate
         self._scale = self._given = scale

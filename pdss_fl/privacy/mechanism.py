@@ -84,6 +84,9 @@ class PrivacyMechanism(ABC):
 
     name: ClassVar[str] = ""
 
+    not_settable: ClassVar[frozenset[str]] = frozenset({"epsilon", "neighbours", "seed", "generator"})
+    """Arguments of the constructor that ``privacy.parameters`` cannot give: settings of their own, or nobody's."""
+
     def __init__(self, vocabulary: Vocabulary, *, epsilon: float, neighbours: int) -> None:
         if not (math.isfinite(epsilon) and epsilon > 0):
             raise SettingError(f"privacy.epsilon = {epsilon!r}: expected a finite number above 0")
@@ -243,6 +246,17 @@ def available_mechanisms() -> list[str]:
     return sorted({*_registered, *entry_points(group=ENTRY_POINTS).names})
 
 
+def mechanism_class(name: str) -> type[PrivacyMechanism]:
+    """Return the class that has a name; raises ``SettingError`` if there is none or its package cannot be loaded."""
+    if name not in _registered and name in entry_points(group=ENTRY_POINTS).names:
+        _load(name)
+    if name not in _registered:
+        raise SettingError(
+            f"privacy.mechanism = {name!r} is unknown; choose one of {', '.join(available_mechanisms())}"
+        )
+    return _registered[name]
+
+
 def create_mechanism(name: str, vocabulary: Vocabulary, **parameters: Any) -> PrivacyMechanism:
     """Return a mechanism by name.
 
@@ -260,13 +274,7 @@ def create_mechanism(name: str, vocabulary: Vocabulary, **parameters: Any) -> Pr
     SettingError
         If the name is unknown, its package cannot be loaded, or a parameter is out of range.
     """
-    if name not in _registered and name in entry_points(group=ENTRY_POINTS).names:
-        _load(name)
-    if name not in _registered:
-        raise SettingError(
-            f"privacy.mechanism = {name!r} is unknown; choose one of {', '.join(available_mechanisms())}"
-        )
-    return _registered[name](vocabulary, **parameters)
+    return mechanism_class(name)(vocabulary, **parameters)
 
 
 def _load(name: str) -> None:

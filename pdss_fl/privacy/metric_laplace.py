@@ -134,7 +134,9 @@ class MetricMahalanobis(MetricLaplace):
 
     def __init__(self, vocabulary: Vocabulary, *, epsilon: float, neighbours: int = 1, covariance: float = 0.2) -> None:
         if not 0 <= covariance < 1:
-            raise SettingError(f"privacy.covariance = {covariance!r}: expected a weight of at least 0 and below 1")
+            raise SettingError(
+                f"privacy.parameters: covariance = {covariance!r}: expected a weight of at least 0 and below 1"
+            )
         super().__init__(vocabulary, epsilon=epsilon, neighbours=neighbours)
         self.covariance = covariance
 

@@ -120,7 +120,7 @@ class SanTextPlus(SanText):
     ) -> None:
         for key, share in (("sensitive", sensitive), ("replaced", replaced)):
             if not 0 < share <= 1:
-                raise SettingError(f"privacy.{key} = {share!r}: expected a share above 0, at most 1")
+                raise SettingError(f"privacy.parameters: {key} = {share!r}: expected a share above 0, at most 1")
         super().__init__(vocabulary, epsilon=epsilon, neighbours=neighbours)
         self.sensitive, self.replaced = sensitive, replaced
         self._first = vocabulary.words - math.ceil(sensitive * vocabulary.words)  # V_S is every id from here

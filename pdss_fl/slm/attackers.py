@@ -100,7 +100,7 @@ def sequence_score(model: str, setting: str = CAUSAL_SETTING) -> SequenceScore:
     SettingError
         If the model cannot be read, or its tokenizer has no end token.
     """
-    slm = _causal(model, setting)
+    slm = causal_model(model, setting)
 
     @torch.inference_mode()
     def score(texts: Sequence[str]) -> Tensor:
@@ -140,7 +140,7 @@ def completer(model: str, max_new_tokens: int = 48, setting: str = CAUSAL_SETTIN
     SettingError
         As for ``sequence_score``.
     """
-    slm = _causal(model, setting)
+    slm = causal_model(model, setting)
 
     def complete(prompts: Sequence[str]) -> list[str]:
         room = slm.max_tokens - max_new_tokens - len(slm.start_ids)
@@ -149,7 +149,8 @@ def completer(model: str, max_new_tokens: int = 48, setting: str = CAUSAL_SETTIN
     return complete
 
 
-def _causal(model: str, setting: str) -> SmallModel:
+def causal_model(model: str, setting: str) -> SmallModel:
+    """Read a causal language model of a folder or the local cache; raises ``SettingError`` that names ``setting``."""
     loaded, tokenizer = _load(AutoModelForCausalLM, model, setting, "causal")
     if tokenizer.eos_token_id is None:
         raise SettingError(f"{setting} = {model!r} has a tokenizer without an end token: choose another model")

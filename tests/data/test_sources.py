@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pdss_fl.data.example import Example
-from pdss_fl.data.sources import from_path, read_jsonl, read_questions
+from pdss_fl.data.sources import from_path, read_any, read_jsonl, read_questions
 from pdss_fl.errors import DataError
 
 GOOD = {"id": "7", "question": "What has feathers?", "choices": ["a robin", "a car"], "answer": "a robin"}
@@ -111,3 +111,17 @@ def test_a_folder_without_test_side_and_a_part_without_examples_are_refused(tmp_
     write(tmp_path / "dev.jsonl", *many(3, "dev"))
     with pytest.raises(DataError, match="use fewer clients"):
         from_path(tmp_path, "iid", 4, 5, train=4, test=2, seed=0)
+
+
+def test_a_users_file_is_questions_or_plain_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"question": "what?", "answer": ""}\n{"question": "who?", "answer": "me"}\n')
+    (tmp_path / "b.txt").write_text("one text \r\n\n  and another\n")
+    (tmp_path / "c.txt").write_text('\n{"question": "what?"}\n')
+    (tmp_path / "d.jsonl").write_text("no json\n")
+    (tmp_path / "e").write_text(" \n")
+    assert [(e.question, e.answer) for e in read_any(tmp_path / "a.jsonl")] == [("what?", ""), ("who?", "me")]
+    assert [(e.question, e.choices) for e in read_any(tmp_path / "b.txt")] == [("one text", ()), ("and another", ())]
+    assert [e.question for e in read_any(tmp_path / "c.txt")] == ["what?"]
+    for wrong in ("d.jsonl", "e", "missing"):
+        with pytest.raises(DataError):
+            read_any(tmp_path / wrong)

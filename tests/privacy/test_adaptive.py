@@ -142,12 +142,12 @@ def test_parameters_tell_tables_apart() -> None:
 @pytest.mark.parametrize(
     ("options", "setting"),
     [
-        ({"salience": [0.5] * 19}, "salience"),
+        ({"salience": [0.5] * 19}, "salience:"),
         ({"salience": [0.5] * 19 + [1.1]}, "salience"),
         ({"salience": [0.5] * 19 + [math.nan]}, "salience"),
-        ({"epsilon_min": 0.0}, "epsilon-min"),
-        ({"epsilon_min": 2.1}, "epsilon-min"),
-        ({"epsilon_min": math.nan}, "epsilon-min"),
+        ({"epsilon_min": 0.0}, "parameters: epsilon-min"),
+        ({"epsilon_min": 2.1}, "parameters: epsilon-min"),
+        ({"epsilon_min": math.nan}, "parameters: epsilon-min"),
     ],
 )
 def test_settings_are_checked(options: dict[str, object], setting: str) -> None:

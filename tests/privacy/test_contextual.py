@@ -187,9 +187,9 @@ def test_a_model_that_returns_something_else_is_an_error(scores: Tensor) -> None
 @pytest.mark.parametrize(
     ("options", "setting"),
     [
-        ({"next_word": lambda _: torch.zeros(12)}, "context-model"),
-        ({"weight": -1.0}, "context-weight"),
-        ({"weight": math.nan}, "context-weight"),
+        ({"next_word": lambda _: torch.zeros(12)}, "model is empty"),
+        ({"weight": -1.0}, "parameters: weight"),
+        ({"weight": math.nan}, "parameters: weight"),
     ],
 )
 def test_settings_are_checked(options: dict[str, object], setting: str) -> None:

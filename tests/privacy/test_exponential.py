@@ -173,11 +173,11 @@ def test_parameters_tell_recipes_apart() -> None:
         ({"epsilon": 1e-12}, "privacy.epsilon = 1e-12"),
         ({"epsilon": 1e6}, "privacy.epsilon = 1000000.0"),
         ({"epsilon": 1.0, "neighbours": 0}, "privacy.neighbours"),
-        ({"scale": 0.0}, "privacy.scale"),
-        ({"scale": math.nan}, "privacy.scale"),
-        ({"scale": 701.0}, "privacy.scale"),
-        ({"epsilon": 1.0, "truncate": 1.0}, "privacy.truncate"),
-        ({"epsilon": 1.0, "truncate": math.nan}, "privacy.truncate"),
+        ({"scale": 0.0}, "privacy.parameters: scale"),
+        ({"scale": math.nan}, "privacy.parameters: scale"),
+        ({"scale": 701.0}, "privacy.parameters: scale"),
+        ({"epsilon": 1.0, "truncate": 1.0}, "privacy.parameters: truncate"),
+        ({"epsilon": 1.0, "truncate": math.nan}, "privacy.parameters: truncate"),
     ],
 )
 def test_what_is_out_of_range_is_refused(options: dict[str, float], named: str) -> None:

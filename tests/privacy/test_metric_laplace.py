@@ -133,7 +133,7 @@ def test_the_claim_and_its_unit(name: str) -> None:
 
 @pytest.mark.parametrize("covariance", [-0.1, 1.0, math.nan])
 def test_the_weight_of_the_covariance_is_below_1(covariance: float) -> None:
-    with pytest.raises(SettingError, match=r"privacy\.covariance"):
+    with pytest.raises(SettingError, match=r"privacy\.parameters: covariance"):
         create_mechanism("metric-mahalanobis", PAIR, epsilon=1.0, covariance=covariance)
 
 

@@ -144,7 +144,7 @@ def test_what_is_not_sensitive_is_not_called_protected() -> None:
 @pytest.mark.parametrize("name", ["sensitive", "replaced"])
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.1, math.nan])
 def test_shares_are_shares(name: str, share: float) -> None:
-    with pytest.raises(SettingError, match=rf"privacy\.{name}"):
+    with pytest.raises(SettingError, match=rf"privacy\.parameters: {name}"):
         create_mechanism("santext-plus", words(20), epsilon=1.0, **{name: share})
 
 

@@ -97,6 +97,8 @@ class _Likelihood:
         bound downwards, until the next bound is below the best likelihood.
         """
         asked = self._of(self.questions, document.question)
+        if not document.choices:
+            return asked
         fits = np.full((len(asked), len(document.choices), len(self.choices)), _IMPOSSIBLE)
         for i, released in enumerate(document.choices):
             for j, own in enumerate(self.choices):

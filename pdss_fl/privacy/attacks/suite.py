@@ -40,8 +40,7 @@ Guess = Callable[[Targets], Tensor]
 INVERSION_AT = (1, 5)
 CANDIDATES = 10
 EXAMPLES = 3
-# Words with which the blind attacker is measured, and where documents are released again for it.
-_BLIND, _RELEASED_AGAIN = 20_000, 2_000
+_BLIND = 20_000  # words with which the blind attacker is measured
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,7 @@ def run_attacks(
     prompts: Sequence[Seen] = (),
     confidence: float = CONFIDENCE,
     blind: int = 200,
+    released_again: int = 2000,
     generator: np.random.Generator | None = None,
 ) -> list[AttackResult]:
     """Run every attack that the arguments allow.
@@ -117,6 +117,8 @@ def run_attacks(
     blind : int (default: 200)
         Number of words with which a language model's blind success is measured; the fewer they are, the
         higher is the cap, up to 1 with 0 words. Attackers without a model have 20,000.
+    released_again : int (default: 2000)
+        At most so many of them where the mechanism states no matrix: it then releases a document for each.
     generator : numpy.random.Generator | None (default: None)
         For ties and blind releases; by default seeded by the operating system.
 
@@ -125,7 +127,8 @@ def run_attacks(
     list[AttackResult]
         In a fixed order; the audit fails if one of them does not pass.
     """
-    run = _Run(releases, token_cap(releases.mechanism), confidence, generator or np.random.default_rng())
+    generator = np.random.default_rng() if generator is None else generator
+    run = _Run(releases, token_cap(releases.mechanism), confidence, released_again, generator)
     results = run.optimal() + [
         result
         for name, guess, drawn in _word_attacks(releases, masked, score, complete, blind, run.generator)
@@ -185,8 +188,16 @@ def _likeliest(ids: Tensor, targets: Targets) -> Tensor:
 class _Run:
     """What all attacks of one audit share."""
 
-    def __init__(self, releases: Releases, cap: Cap | None, confidence: float, generator: np.random.Generator) -> None:
+    def __init__(
+        self,
+        releases: Releases,
+        cap: Cap | None,
+        confidence: float,
+        released_again: int,
+        generator: np.random.Generator,
+    ) -> None:
         self.releases, self.cap, self.confidence, self.generator = releases, cap, confidence, generator
+        self.released_again = released_again
         vocabulary = releases.mechanism.vocabulary
         self.texts, self.stems = text_classes(vocabulary), stem_classes(vocabulary)
         self.raw, self.released = [d.ids for d in releases.raw], [d.ids for d in releases.released]
@@ -220,7 +231,7 @@ class _Run:
             exact, stem = self._rates(guess, Targets.of(self.released, places), places, places[:, 0])
             result = AttackResult(name, "protected" if protected else "unprotected", exact, stem)
             if protected and self.cap is not None:
-                size = blind if self.cap.outputs is not None else min(blind, _RELEASED_AGAIN)
+                size = blind if self.cap.outputs is not None else min(blind, self.released_again)
                 drawn = places[torch.from_numpy(self.generator.integers(len(places), size=size))]
                 unseen = blind_words(self.releases.mechanism, self.cap, self.raw, self.released, drawn, self.generator)
                 base, base_stem = self._rates(guess, unseen, drawn, None)

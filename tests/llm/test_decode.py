@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from pdss_fl.errors import LLMUnavailable
-from pdss_fl.llm.decode import ROOM, GreedyDecoder
+from pdss_fl.llm.states import ROOM
+from pdss_fl.llm.decode import Decoder, close_gaps
 from tests.llm.helpers import make_llama, random_model
 
 VOCABULARY = 400

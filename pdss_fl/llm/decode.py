@@ -142,8 +142,10 @@ class Decoder:
         self._model.set_attn_implementation(SHARED_ATTENTION)
         try:
             found = self._logits(ids[:, tokens:], mask, positions[:, tokens:], self._cache(tokens), states)
+            # Narrow formats round by a few per cent; attention that missed the shared tokens is far off.
             tolerance = 1e-3 if found.dtype == torch.float32 else 0.1
-            self.apart = bool((found - expected).abs().max() <= tolerance * expected.std())
+            expected = expected.float() - expected.float().mean()
+            self.apart = bool((found.float() - found.float().mean() - expected).norm() <= tolerance * expected.norm())
         except Exception:  # whatever a model raises that does not hand its keywords on to its attention
             self.apart = False
         if not self.apart:

@@ -141,6 +141,6 @@ def by_call(jobs: Iterable[Job]) -> list[list[Job]]:
     """Group jobs by the first call that waits for each; jobs that nobody waits for are left out."""
     groups: dict[int, list[Job]] = {}
     for job in jobs:
-        if job.waiters:
-            groups.setdefault(id(job.waiters[0][0]), []).append(job)
+        if waiters := job.waiters:  # read once: another thread may replace the list
+            groups.setdefault(id(waiters[0][0]), []).append(job)
     return list(groups.values())

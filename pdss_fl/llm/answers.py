@@ -35,6 +35,11 @@ class Answers:
         self._recent.move_to_end(key)
         return self._recent[key]
 
+    def forget(self, job: Job) -> None:
+        """Note that a job is no longer under way; another one may have its key by now."""
+        if self.under_way.get(job.key) is job:
+            del self.under_way[job.key]
+
     def keep(self, key: bytes, written: Written) -> None:
         """Keep a rationale; the one that was not asked for longest goes."""
         self._recent[key] = written

@@ -248,7 +248,7 @@ class Scheduler:
 
     def _settle(self, job: Job, outcome: Written | LLMUnavailable) -> None:
         """Give the outcome of a job to all who wait for it."""
-        self._answers.under_way.pop(job.key, None)
+        self._answers.forget(job)
         self._waiting.refund(job)
         self._counters.served(job.tenant, len(job.written))
         waiters, job.waiters = job.waiters, []
@@ -280,8 +280,7 @@ class Scheduler:
             job.waiters = [waiter for waiter in job.waiters if waiter[0] is not call]
             if not job.waiters:
                 self._waiting.discard(job)
-                if self._answers.under_way.get(job.key) is job:
-                    del self._answers.under_way[job.key]
+                self._answers.forget(job)
         call.jobs.clear()
         self._changed.notify_all()
 

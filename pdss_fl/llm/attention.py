@@ -82,7 +82,9 @@ def attend(
     return _two_parts(query * scale, key, value, attention_mask, *first), None
 
 
-def _two_parts(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, first_key: Tensor, first_value: Tensor) -> Tensor:
+def _two_parts(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, first_key: Tensor, first_value: Tensor
+) -> Tensor:
     rows, query_heads, new, width = query.shape
     heads, tokens, _ = first_key.shape
     grouped = query.reshape(rows, heads, -1, width)  # the query heads of one key head, and their new tokens
@@ -90,7 +92,7 @@ def _two_parts(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, first_ke
     first_scores = (together @ first_key.transpose(1, 2)).view(heads, rows, -1, tokens).transpose(0, 1)
     scores = torch.cat([first_scores, grouped @ key.transpose(2, 3)], dim=-1)
     scores = scores.view(rows, heads, -1, new, scores.shape[-1]) + mask.unsqueeze(1)
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype).flatten(2, 3)
+    weights = torch.softmax(scores, dim=-1).flatten(2, 3)  # narrow formats are summed up in float32
     first_weights = weights[..., :tokens].transpose(0, 1).reshape(heads, -1, tokens)
     output = (first_weights @ first_value).view(heads, rows, -1, width).transpose(0, 1)
     output = output + weights[..., tokens:] @ value

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import LongTensor, Tensor
@@ -75,7 +75,7 @@ class Decoder:
     def next_tokens(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
         """Return the most probable next token of each row, (rows,), or ``FAILED``; all else as ``forward`` names it."""
         highest, tokens = self._logits(ids, mask, positions, cache, self._states if self.apart else None).max(-1)
-        return torch.where(highest.isnan(), FAILED, tokens)
+        return torch.where(highest.isnan(), FAILED, tokens).to(self.device)  # the last layer may be elsewhere
 
     def shared_mask(self, apart: Tensor) -> Tensor:
         """Return which tokens of the shared beginning rows see that begin with so many, (rows, shared tokens)."""
@@ -118,7 +118,7 @@ class Decoder:
             for row, states in zip(rows, pair, strict=True):
                 for place, count in enumerate(copied):
                     row[place, :, most - count :] = states[:, :count]
-            cache.update(*rows, i)
+            cache.update(rows[0], rows[1], i)
 
     def _cache(self, before: int = 0) -> DynamicCache:
         cache = DynamicCache(config=self._model.config)
@@ -134,8 +134,7 @@ class Decoder:
         positions = torch.arange(ids.shape[1], device=self.device).unsqueeze(0)
         mask, cache = torch.ones_like(ids), self._cache()
         expected = self._logits(ids, mask, positions, cache, None)
-        layers = [(cast(Tensor, layer.keys), cast(Tensor, layer.values)) for layer in cache.layers]
-        states = SharedStates([(k[0, :, :tokens].clone(), v[0, :, :tokens].clone()) for k, v in layers])
+        states = SharedStates([_first_row(layer, tokens) for layer in cache.layers])
         self._states = states
         if not plain or "position_ids" not in self._accepted or self._model.config._attn_implementation != "sdpa":
             return
@@ -205,7 +204,7 @@ class RunningBatch:
     def join(self, other: RunningBatch) -> None:
         """Take in the rows of another batch of the same decoder, behind the present ones."""
         for mine, theirs in zip(self._cache.layers, other._cache.layers, strict=True):
-            mine.append(theirs)
+            cast(RoomyLayer, mine).append(cast(RoomyLayer, theirs))
         self._own, self._apart = torch.cat([self._own, other._own]), torch.cat([self._apart, other._apart])
         self.newest = torch.cat([self.newest, other.newest])
         self._width = max(self._width, other._width)
@@ -219,6 +218,10 @@ class RunningBatch:
         self._width = width
         for layer in self._cache.layers:
             cast(RoomyLayer, layer).trim(width)
+
+
+def _first_row(layer: Any, tokens: int) -> tuple[Tensor, Tensor]:
+    return layer.keys[0, :, :tokens].clone(), layer.values[0, :, :tokens].clone()
 
 
 def close_gaps(kept: Sequence[bool]) -> list[int]:

@@ -150,9 +150,7 @@ class Scheduler:
         if thread:
             thread.join()
 
-    def _stream(
-        self, call: Call, prompts: list[array[int]], limit: int, stops: tuple[str, ...]
-    ) -> Iterator[Rationale]:
+    def _stream(self, call: Call, prompts: list[array[int]], limit: int, stops: tuple[str, ...]) -> Iterator[Rationale]:
         self._submit(call, prompts, limit, stops)
         try:
             while (answer := call.answers.get()) is not None and not call.is_cancelled():

@@ -36,9 +36,7 @@ class Scribe:
         What precedes every prompt.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, instruction: Instruction
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, instruction: Instruction) -> None:
         self._tokenizer, self._instruction = tokenizer, instruction
         self._context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._ends = _end_tokens(model, tokenizer)

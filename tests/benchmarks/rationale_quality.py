@@ -49,9 +49,7 @@ def main() -> None:
             print(f"{Path(adapter).name:<12}{dial:>8}{shares}{speed:>10.0f}", flush=True)
 
 
-def measure(
-    generator: Scheduler, perturber: Perturber, asked: list[tuple[Fact, Example]]
-) -> tuple[list[float], float]:
+def measure(generator: Scheduler, perturber: Perturber, asked: list[tuple[Fact, Example]]) -> tuple[list[float], float]:
     """Return the shares of right kinds, reasons and answers, and the new tokens per second."""
     payloads = perturber.perturb([example for _, example in asked])
     prompts = tuple(

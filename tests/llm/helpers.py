@@ -15,8 +15,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pdss_fl.llm.scheduler import Scheduler
 from pdss_fl.llm.instruction import EVERYDAY, Instruction
+from pdss_fl.llm.scheduler import Scheduler
 from pdss_fl.messages import PerturbedPrompt, PrivacyStatement, PromptBatch
 
 CHAT_TEMPLATE = (

@@ -16,8 +16,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from pdss_fl.errors import LLMUnavailable
 from pdss_fl.llm.adapter import apply_adapter, choose_adapter
 from pdss_fl.llm.generator import load_local_generator
-from pdss_fl.llm.scheduler import Scheduler
 from pdss_fl.llm.instruction import ADAPTED
+from pdss_fl.llm.scheduler import Scheduler
 from pdss_fl.messages import GenerationSettings
 from tests.llm.helpers import make_batch, make_llama, make_tokenizer, random_model
 

@@ -132,7 +132,9 @@ def test_equals_generate_whenever_rows_arrive(make: Make, data: st.DataObject) -
     assert found == [expected[i] for i in chosen]
 
 
-@pytest.mark.parametrize(("make", "apart"), [(make_llama, True), (make_gpt2, True), (make_bloom, False), (make_mistral, False)])
+@pytest.mark.parametrize(
+    ("make", "apart"), [(make_llama, True), (make_gpt2, True), (make_bloom, False), (make_mistral, False)]
+)
 def test_holds_the_shared_beginning_once_where_attention_can_be_replaced(make: Make, apart: bool) -> None:
     model = make(0)
     assert Decoder(model, SHARED).shared_tokens == (len(SHARED) if apart else 0)

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from pdss_fl.errors import LLMUnavailable, MessageError, SettingError
 from pdss_fl.llm.generator import load_local_generator
-from pdss_fl.llm.scheduler import Scheduler
 from pdss_fl.llm.instruction import EVERYDAY
+from pdss_fl.llm.scheduler import Scheduler
 from pdss_fl.messages import (
     MAX_RATIONALE_CHARS,
     Finish,

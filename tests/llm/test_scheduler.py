@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -58,6 +59,11 @@ def count_steps(model: Any, then: Callable[[int], None] = lambda step: None) -> 
     return rows
 
 
+def wait_until(said: Callable[[], bool]) -> None:
+    while not said():
+        time.sleep(0.001)
+
+
 def test_many_callers_get_what_they_would_get_alone() -> None:
     batches = [make_batch(3 + i % 7, seed=i) for i in range(24)]
     alone = make_scheduler(batch_size=1)
@@ -79,20 +85,19 @@ def test_many_callers_get_what_they_would_get_alone() -> None:
 
 
 def test_prompts_join_a_running_batch() -> None:
-    model, arrived = make_llama(), threading.Event()
+    model, reached, arrived = make_llama(), threading.Event(), threading.Event()
     scheduler = make_scheduler(model=model)
-    rows = count_steps(model, lambda step: arrived.wait() if step == 5 else None)
+    rows = count_steps(model, lambda step: reached.set() or arrived.wait() if step == 5 else None)
     first = scheduler.generate(numbered(range(2)), SETTINGS)
     with ThreadPoolExecutor(2) as pool:
         early = pool.submit(lambda: texts(list(first)))
+        reached.wait()
         late = pool.submit(lambda: texts(list(scheduler.generate(numbered(range(2, 5)), SETTINGS))))
-        while not scheduler.stats().queued:
-            pass
+        wait_until(lambda: scheduler.stats().queued == 3)
         arrived.set()
         assert len(early.result()) == 2
         assert len(late.result()) == 3
-    assert rows[:5] == [2] * 5
-    assert rows[5:8] == [2, 3, 5] or rows[5:7] == [3, 5]
+    assert rows[:9] == [2, 2, 2, 2, 2, 2, 3, 5, 5]  # two rows write, three are read, five write
 
 
 def test_a_cancelled_call_frees_its_places_at_the_next_token() -> None:
@@ -162,7 +167,9 @@ def test_a_row_on_which_the_model_raises_fails_its_own_call_only(late: bool) -> 
     with ThreadPoolExecutor(5) as pool:
         failing = pool.submit(lambda: list(scheduler.generate(bad, SETTINGS, tenant="bad")))
         good = [
-            pool.submit(lambda i=i: list(scheduler.generate(numbered(range(5 * i, 5 * i + 5)), SETTINGS, tenant=str(i))))
+            pool.submit(
+                lambda i=i: list(scheduler.generate(numbered(range(5 * i, 5 * i + 5)), SETTINGS, tenant=str(i)))
+            )
             for i in range(4)
         ]
         assert [texts(call.result()) for call in good] == clean
@@ -183,12 +190,13 @@ def test_a_prompt_that_the_tokenizer_fails_on_is_named_by_ordinal() -> None:
 
 def test_a_row_without_numbers_fails_its_own_call_only() -> None:
     model = make_llama()
-    poison = make_tokenizer()("~", add_special_tokens=False)["input_ids"]
     expected = texts(list(make_scheduler().generate(numbered(range(9)), SETTINGS)))
+    sign = next(sign for sign in "~^|#@{}" if sign not in "".join(expected))
+    poison = make_tokenizer()(sign, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         model.get_input_embeddings().weight[poison] = float("nan")
     scheduler = make_scheduler(model=model)
-    bad = PromptBatch((PerturbedPrompt(0, "robin ~"),), STATEMENT)
+    bad = PromptBatch((PerturbedPrompt(0, f"robin {sign}"),), STATEMENT)
     with ThreadPoolExecutor(2) as pool:
         failing = pool.submit(lambda: list(scheduler.generate(bad, SETTINGS, tenant="bad")))
         good = pool.submit(lambda: list(scheduler.generate(numbered(range(9)), SETTINGS)))
@@ -227,11 +235,9 @@ def test_few_prompts_do_not_wait_for_many_of_another_tenant() -> None:
     many = scheduler.generate(numbered(range(200)), SETTINGS, tenant="many")
     with ThreadPoolExecutor(2) as pool:
         pool.submit(lambda: list(many))
-        while not scheduler.stats().running:
-            pass
+        wait_until(lambda: scheduler.stats().running == 4)
         few = pool.submit(lambda: list(scheduler.generate(numbered(range(8)), SETTINGS, tenant="few")))
-        while scheduler.stats().queued < 196 + 8:
-            pass
+        wait_until(lambda: scheduler.stats().queued == 196 + 8)
         submitted.set()
         assert len(few.result()) == 8
         assert scheduler.stats().per_tenant["many"] <= 5 * scheduler.stats().per_tenant["few"]

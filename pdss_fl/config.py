@@ -140,7 +140,7 @@ class LLMSettings:
     adapter: str = _setting("auto")
     instruction: str = _setting("")
     dtype: str = _setting("auto", one_of("auto", "float32", "bfloat16", "float16"))
-    batch_size: int = _setting(32, _AT_LEAST_1)
+    batch_size: int = _setting(128, _AT_LEAST_1)
     max_new_tokens: int = _setting(40, _within(1, 512))
     timeout: float = _setting(1800.0, _POSITIVE)
     base_url: str = _setting("http://127.0.0.1:8000/v1", NOT_EMPTY)

@@ -7,6 +7,7 @@ PdssError
 ├── BudgetExhausted     every example has spent what its node allows
 ├── MessageError        a batch is empty, truncated, oversized, of another version or out of order
 ├── LLMUnavailable      the LLM cannot be loaded or reached, or gave up
+│   └── Busy            as many prompts wait for the LLM as its bound allows
 ├── StoreError          the node's own files cannot be written or read
 └── QuorumLost          too few clients answered a step for the run to go on
 """
@@ -73,6 +74,12 @@ class LLMUnavailable(PdssError):
     """The LLM cannot be loaded or reached, or failed while it wrote."""
 
     code = 106
+
+
+class Busy(LLMUnavailable):
+    """As many prompts wait for the LLM as its bound allows; asking again later may help."""
+
+    code = 109
 
 
 class StoreError(PdssError):

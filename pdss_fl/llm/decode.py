@@ -1,90 +1,46 @@
-"""Greedy decoding of batches whose prompts begin alike: the shared beginning is computed once.
+"""Greedy decoding of a batch whose rows come and go, and whose prompts begin alike.
 
-Three things make it faster than ``model.generate`` on whole prompts, and none of them changes a
-token (in float32; narrower formats round differently with the shape of a batch):
+Four things make it faster than ``model.generate`` on whole prompts, and none of them changes a token
+(in float32; narrower formats round differently with the shape of a batch):
 
-- keys and values of the shared beginning are computed once and copied into every batch;
-- keys and values of a batch are written in place instead of being copied at every step;
-- a row that is finished leaves the batch at once.
+- keys and values of the shared beginning are computed once, and held once where the model's attention
+  can be replaced by ``pdss_fl.llm.attention``, else copied into every row;
+- keys and values are written in place instead of being copied at every step;
+- a row that is finished leaves the batch at once, and others join it between two tokens;
+- logits are computed for the last position only.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import LongTensor, Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from pdss_fl.errors import LLMUnavailable
-from pdss_fl.llm.protocol import never
+from pdss_fl.llm.attention import SHARED_ATTENTION, SharedStates
+from pdss_fl.llm.states import RoomyLayer
 
-ROOM = 64
-"""Tokens by which a cache grows when it is full."""
-
-T = TypeVar("T")
-
-
-class RoomyLayer(DynamicLayer):  # type: ignore[misc, no-untyped-call]
-    """Keys and values of one layer, (rows, heads, tokens, width), in buffers with room for more tokens."""
-
-    _layer_type = None  # do not replace the library's own class in its table of layer types
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._buffers: list[Tensor] = []
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append the states of new tokens and return all of them."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self._buffers = [states[:, :, :0] for states in (key_states, value_states)]
-        start = self.get_seq_length()
-        self._buffers = [
-            _write(buffer, states, start)
-            for buffer, states in zip(self._buffers, (key_states, value_states), strict=True)
-        ]
-        end = start + key_states.shape[-2]
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self._buffers)
-        return self.keys, self.values
-
-    def reorder_cache(self, beam_idx: LongTensor) -> None:
-        """Keep the rows ``beam_idx`` in this order; only rows that change their place are copied."""
-        rows = beam_idx.to(self._buffers[0].device)
-        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().flatten()
-        for buffer in self._buffers:
-            buffer[moved] = buffer[rows[moved]]
-        tokens = self.get_seq_length()
-        self._buffers = [buffer[: len(rows)] for buffer in self._buffers]
-        self.keys, self.values = (buffer[:, :, :tokens] for buffer in self._buffers)
+FAILED = -1
+"""Stands for the next token of a row whose logits are no numbers."""
 
 
-def _write(buffer: Tensor, states: Tensor, start: int) -> Tensor:
-    end = start + states.shape[-2]
-    if end > buffer.shape[-2]:
-        rows, heads, _, width = states.shape
-        larger = states.new_empty(rows, heads, end + ROOM, width)
-        larger[:, :, :start] = buffer[:, :, :start]
-        buffer = larger
-    buffer[:, :, start:end] = states
-    return buffer
-
-
-class GreedyDecoder:
-    """Continues batches of prompts, token by token, always with the most probable one.
+class Decoder:
+    """Starts batches of prompts; see ``RunningBatch`` for how they go on.
 
     Parameters
     ----------
     model : PreTrainedModel
-        Any causal LM. One with layers other than plain full attention (sliding windows, recurrent
-        states) or without ``position_ids`` is decoded without a shared beginning; a purely recurrent
-        one is refused with ``LLMUnavailable``.
+        Any causal LM. One with layers other than attention (recurrent states) is decoded without a shared
+        beginning, and its batches cannot take in rows; a purely recurrent one is refused with
+        ``LLMUnavailable``. Its attention may be replaced by one that gives the same results.
     shared : Sequence[int] (default: ())
-        Tokens with which prompts are expected to begin. A batch reuses as many of them as all its
-        prompts really begin with.
+        Tokens with which prompts are expected to begin. A row reuses as many of them as it really
+        begins with.
     """
 
     def __init__(self, model: PreTrainedModel, shared: Sequence[int] = ()) -> None:
@@ -95,67 +51,49 @@ class GreedyDecoder:
                 f"llm.model is a {type(model).__name__}, whose state cannot be kept for a batch of prompts "
                 "of different lengths; name a causal LM with attention"
             )
-        self._plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
-        usable = self._plain and "position_ids" in self._accepted
-        self._shared = list(shared) if usable else []
-        self._states = self._shared_states() if self._shared else []
-
-    def decode(
-        self,
-        prompts: Sequence[Sequence[int]],
-        judge: Callable[[list[int]], T | None],
-        is_cancelled: Callable[[], bool] = never,
-    ) -> Iterator[tuple[int, T]]:
-        """Yield ``(row, verdict)`` of each prompt as soon as ``judge`` has a verdict on its new tokens.
-
-        Parameters
-        ----------
-        prompts : Sequence[Sequence[int]]
-            Token ids, at least one a prompt.
-        judge : Callable[[list[int]], T | None]
-            Called after every token with all new tokens of a row; anything but ``None`` ends the row.
-        is_cancelled : Callable[[], bool] (default: never)
-            Asked before every step; once it says true, the iterator ends.
-        """
-        rows = list(range(len(prompts)))
-        written: list[list[int]] = [[] for _ in prompts]
-        batch = self._start(prompts)
-        while True:
-            for row, token in zip(rows, batch.newest.tolist(), strict=True):
-                written[row].append(token)
-            verdicts = [judge(written[row]) for row in rows]
-            yield from ((row, v) for row, v in zip(rows, verdicts, strict=True) if v is not None)
-            places = _close_gaps([v is None for v in verdicts])
-            if not places or is_cancelled():
-                return
-            rows = [rows[place] for place in places]
-            batch.advance(places)
-
-    def _start(self, prompts: Sequence[Sequence[int]]) -> _Batch:
-        reused = min(min(common_length(self._shared, p), len(p) - 1) for p in prompts)
-        cache = self._cache()
-        for i, (keys, values) in enumerate(self._states if reused else []):
-            shape = (len(prompts), -1, -1, -1)
-            cache.update(keys[:, :, :reused].expand(shape), values[:, :, :reused].expand(shape), i)
-        return _Batch(self._forward, cache, [list(p[reused:]) for p in prompts], reused, self._model.device)
-
-    def _cache(self) -> DynamicCache:
-        cache = DynamicCache(config=self._model.config)
-        if self._plain:
-            cache.layers = [RoomyLayer() for _ in cache.layers]
-        return cache
+        kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
+        self.can_join = kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+        self._shared = list(shared) if self.can_join else []
+        self._states: SharedStates | None = None
+        self.apart = False
+        if self._shared:
+            self._compute_shared(kinds == {DynamicLayer})
 
     @torch.inference_mode()
-    def _shared_states(self) -> list[tuple[Tensor, Tensor]]:
-        cache = self._cache()
-        ids = torch.tensor([self._shared], device=self._model.device)
-        positions = torch.arange(ids.shape[1], device=ids.device).unsqueeze(0)
-        self._forward(ids, torch.ones_like(ids), positions, cache)
-        layers = [layer for layer in cache.layers if isinstance(layer, RoomyLayer)]
-        return [(cast(Tensor, layer.keys), cast(Tensor, layer.values)) for layer in layers]
+    def start(self, prompts: Sequence[Sequence[int]]) -> RunningBatch:
+        """Read prompts of at least one token each and return them as a batch with one new token a row."""
+        reusable = [self._reusable(prompt) for prompt in prompts]
+        cache = self._cache(self.shared_tokens)
+        if self.apart:
+            return RunningBatch(self, cache, prompts, [0] * len(prompts), reusable)
+        # All rows read equally many tokens, so that no gap comes between what is copied and what is read.
+        read = max(len(p) - r for p, r in zip(prompts, reusable, strict=True))
+        copied = [max(len(p) - read, 0) for p in prompts]
+        self._copy_shared(cache, copied)
+        return RunningBatch(self, cache, prompts, copied, [0] * len(prompts))
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        """Return the most probable next token of each row, (rows,)."""
+    def next_tokens(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+        """Return the most probable next token of each row, (rows,), or ``FAILED``; all else as ``forward`` names it."""
+        highest, tokens = self._logits(ids, mask, positions, cache, self._states if self.apart else None).max(-1)
+        return torch.where(highest.isnan(), FAILED, tokens).to(self.device)  # the last layer may be elsewhere
+
+    def shared_mask(self, apart: Tensor) -> Tensor:
+        """Return which tokens of the shared beginning rows see that begin with so many, (rows, shared tokens)."""
+        return torch.arange(self.shared_tokens, device=apart.device) < apart.unsqueeze(1)
+
+    @property
+    def shared_tokens(self) -> int:
+        """How many tokens of a prompt are held once for all rows."""
+        return len(self._shared) if self.apart else 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go."""
+        return self._model.device
+
+    def _logits(
+        self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache, shared: SharedStates | None
+    ) -> Tensor:
         optional = {"position_ids": positions, "logits_to_keep": 1}
         output = self._model(
             input_ids=ids,
@@ -163,52 +101,130 @@ class GreedyDecoder:
             past_key_values=cache,
             use_cache=True,
             **{name: value for name, value in optional.items() if name in self._accepted},
+            **({"shared": shared} if shared else {}),
         )
-        newest: Tensor = output.logits[:, -1].argmax(-1)
-        return newest
+        return cast(Tensor, output.logits[:, -1])
+
+    def _reusable(self, prompt: Sequence[int]) -> int:
+        if list(prompt[: len(self._shared)]) == self._shared and len(prompt) > len(self._shared):
+            return len(self._shared)
+        return min(common_length(self._shared, prompt), len(prompt) - 1)
+
+    def _copy_shared(self, cache: DynamicCache, copied: list[int]) -> None:
+        """Begin each row with so many tokens of the shared beginning, right-aligned."""
+        most = max(copied)
+        for i, pair in enumerate(self._states.layers if most and self._states else []):
+            rows = [s.new_zeros(len(copied), s.shape[0], most, s.shape[2]) for s in pair]
+            for row, states in zip(rows, pair, strict=True):
+                for place, count in enumerate(copied):
+                    row[place, :, most - count :] = states[:, :count]
+            cache.update(rows[0], rows[1], i)
+
+    def _cache(self, before: int = 0) -> DynamicCache:
+        cache = DynamicCache(config=self._model.config)
+        if self.can_join:
+            cache.layers = [RoomyLayer(before) for _ in cache.layers]
+        return cache
+
+    @torch.inference_mode()
+    def _compute_shared(self, plain: bool) -> None:
+        """Compute the shared states, and find out whether they can stay apart from the rows' own."""
+        tokens, probe = len(self._shared), self._shared[:2]
+        ids = torch.tensor([[*self._shared, *probe]], device=self.device)
+        positions = torch.arange(ids.shape[1], device=self.device).unsqueeze(0)
+        mask, cache = torch.ones_like(ids), self._cache()
+        expected = self._logits(ids, mask, positions, cache, None)
+        states = SharedStates([_first_row(layer, tokens) for layer in cache.layers])
+        self._states = states
+        if not plain or "position_ids" not in self._accepted or self._model.config._attn_implementation != "sdpa":
+            return
+        self._model.set_attn_implementation(SHARED_ATTENTION)
+        try:
+            found = self._logits(ids[:, tokens:], mask, positions[:, tokens:], self._cache(tokens), states)
+            # Narrow formats round by a few per cent; attention that missed the shared tokens is far off.
+            tolerance = 1e-3 if found.dtype == torch.float32 else 0.1
+            expected = expected.float() - expected.float().mean()
+            self.apart = bool((found.float() - found.float().mean() - expected).norm() <= tolerance * expected.norm())
+        except Exception:  # whatever a model raises that does not hand its keywords on to its attention
+            self.apart = False
+        if not self.apart:
+            self._model.set_attn_implementation("sdpa")
 
 
-class _Batch:
-    """Rows that are being written: cache, mask (rows, tokens), next positions and newest tokens (rows,).
+class RunningBatch:
+    """Rows that are being written, all of them right-aligned at the newest token.
 
-    Between the shared beginning and the rest of a shorter prompt there are masked columns, so that
-    all rows end at the same column; ``position_ids`` count without them.
+    ``newest`` are the tokens that were written last, (rows,), on the model's device.
     """
 
     @torch.inference_mode()
     def __init__(
         self,
-        forward: Callable[[Tensor, Tensor, Tensor, DynamicCache], Tensor],
+        decoder: Decoder,
         cache: DynamicCache,
-        prompts: list[list[int]],
-        shared: int,
-        device: torch.device,
+        prompts: Sequence[Sequence[int]],
+        copied: list[int],
+        apart: list[int],
     ) -> None:
-        width = max(map(len, prompts))
-        ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device)
-        gaps = torch.tensor([width - len(p) for p in prompts], device=device).unsqueeze(1)
-        columns = torch.arange(width, device=device).unsqueeze(0)
-        positions = (columns - gaps).clamp(min=0) + shared
-        mask = torch.ones(len(prompts), shared + width, dtype=torch.long, device=device)
-        mask[:, shared:] = columns >= gaps
-        self._forward, self._cache, self._mask = forward, cache, mask
-        self._next = positions[:, -1] + 1
-        self.newest = forward(ids, mask, positions, cache)
+        """Read the rest of prompts of which so many tokens are in the cache, or held apart from it."""
+        self._decoder, self._cache, device = decoder, cache, decoder.device
+        rests = [list(p[c + a :]) for p, c, a in zip(prompts, copied, apart, strict=True)]
+        read, before = max(map(len, rests)), max(copied)
+        self._apart = torch.tensor(apart, device=device)
+        self._own = torch.tensor([len(p) for p in prompts], device=device) - self._apart
+        self._width = before + read
+        ids = torch.tensor([[0] * (read - len(rest)) + rest for rest in rests], device=device)
+        columns = torch.arange(before, self._width, device=device)
+        positions = columns - (self._width - self._own).unsqueeze(1)
+        positions = positions.clamp(min=0) + self._apart.unsqueeze(1)
+        self.newest = decoder.next_tokens(ids, self._mask(), positions, cache)
+
+    def __len__(self) -> int:
+        return len(self._own)
 
     @torch.inference_mode()
-    def advance(self, places: list[int]) -> None:
-        """Keep the rows at ``places``, in this order, and write one more token to each."""
-        if places != list(range(len(self.newest))):
-            kept = torch.tensor(places, device=self.newest.device)
-            self._cache.reorder_cache(cast(LongTensor, kept))
-            self._mask, self._next, self.newest = self._mask[kept], self._next[kept], self.newest[kept]
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(places), 1)], dim=1)
-        ids, positions = self.newest.unsqueeze(1), self._next.unsqueeze(1)
-        self.newest = self._forward(ids, self._mask, positions, self._cache)
-        self._next = self._next + 1
+    def keep(self, places: list[int]) -> None:
+        """Keep the rows at ``places``, in this order, and drop the others."""
+        if places == list(range(len(self))):
+            return
+        kept = torch.tensor(places, device=self.newest.device)
+        self._cache.reorder_cache(cast(LongTensor, kept))
+        self._own, self._apart, self.newest = self._own[kept], self._apart[kept], self.newest[kept]
+        if self._decoder.can_join:
+            self._trim(int(self._own.max()))
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """Write one more token to each row."""
+        ids, positions = self.newest.unsqueeze(1), (self._apart + self._own).unsqueeze(1)
+        self._own, self._width = self._own + 1, self._width + 1
+        self.newest = self._decoder.next_tokens(ids, self._mask(), positions, self._cache)
+
+    @torch.inference_mode()
+    def join(self, other: RunningBatch) -> None:
+        """Take in the rows of another batch of the same decoder, behind the present ones."""
+        for mine, theirs in zip(self._cache.layers, other._cache.layers, strict=True):
+            cast(RoomyLayer, mine).append(cast(RoomyLayer, theirs))
+        self._own, self._apart = torch.cat([self._own, other._own]), torch.cat([self._apart, other._apart])
+        self.newest = torch.cat([self.newest, other.newest])
+        self._width = max(self._width, other._width)
+
+    def _mask(self) -> Tensor:
+        columns = torch.arange(self._width, device=self._own.device)
+        own = columns >= (self._width - self._own).unsqueeze(1)
+        return torch.cat([self._decoder.shared_mask(self._apart), own], dim=1).long()
+
+    def _trim(self, width: int) -> None:
+        self._width = width
+        for layer in self._cache.layers:
+            cast(RoomyLayer, layer).trim(width)
 
 
-def _close_gaps(kept: list[bool]) -> list[int]:
+def _first_row(layer: Any, tokens: int) -> tuple[Tensor, Tensor]:
+    return layer.keys[0, :, :tokens].clone(), layer.values[0, :, :tokens].clone()
+
+
+def close_gaps(kept: Sequence[bool]) -> list[int]:
     """Return the places of the kept rows, in order except that the last ones fill the gaps before them."""
     count = sum(kept)
     spare = [place for place in range(count, len(kept)) if kept[place]]

@@ -16,7 +16,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_causal_lm(
-    model: str, dtype: str = "auto", device: str = "auto"
+    model: str, dtype: str = "auto", device: str = "auto", rows: int = 32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer from safetensors weights, without running any code that comes with them.
 
@@ -28,6 +28,8 @@ def load_causal_lm(
         ``float32``, ``bfloat16``, ``float16``, or ``auto`` for ``fastest_dtype``.
     device : str (default: "auto")
         A torch device; ``auto`` takes the GPUs where there are any, else the CPU.
+    rows : int (default: 32)
+        Size of the batches to come, for ``fastest_dtype``.
 
     Raises
     ------
@@ -38,7 +40,7 @@ def load_causal_lm(
         with safetensors weights.
     """
     target = _device(device)
-    number_format = _dtype(dtype, target)
+    number_format = _dtype(dtype, target, rows)
     try:
         folder = _folder(model)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -63,8 +65,8 @@ def load_causal_lm(
     return loaded, tokenizer
 
 
-def fastest_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where a product of the size of a decoding step is clearly faster in it, else float32.
+def fastest_dtype(device: torch.device, rows: int = 32) -> torch.dtype:
+    """Return bfloat16 where a product of a decoding step of ``rows`` is clearly faster in it, else float32.
 
     Measured, since some processors emulate bfloat16 several times slower than they compute float32,
     and others are twice as fast in it. It takes about a tenth of a second. Near a tie (less than
@@ -72,11 +74,11 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
     """
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
-        rows = torch.ones(32, 1024, device=device, dtype=dtype)
+        states = torch.ones(rows, 1024, device=device, dtype=dtype)
         weight = torch.ones(2048, 1024, device=device, dtype=dtype)
         timer = Timer(
-            "linear(rows, weight)",
-            globals={"linear": torch.nn.functional.linear, "rows": rows, "weight": weight},
+            "linear(states, weight)",
+            globals={"linear": torch.nn.functional.linear, "states": states, "weight": weight},
             num_threads=torch.get_num_threads(),
         )
         timer.timeit(3)
@@ -105,9 +107,9 @@ def _device(name: str) -> torch.device:
         ) from None
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def _dtype(name: str, device: torch.device, rows: int) -> torch.dtype:
     if name == "auto":
-        return fastest_dtype(device)
+        return fastest_dtype(device, rows)
     if name not in DTYPES:
         raise SettingError(f"llm.dtype = {name!r} is unknown; use 'auto', {', '.join(map(repr, DTYPES))}")
     return DTYPES[name]

@@ -104,6 +104,7 @@ class RemoteGenerator:
         batch: PromptBatch,
         settings: GenerationSettings,
         is_cancelled: Callable[[], bool] = never,
+        tenant: str = "",
     ) -> Iterator[Rationale]:
         """Yield one rationale a prompt as they arrive; see ``RationaleGenerator.generate``.
 

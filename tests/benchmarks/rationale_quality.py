@@ -19,7 +19,8 @@ from pdss_fl.config import IDENTITY, RunSettings
 from pdss_fl.data.everyday import Fact, facts, private_examples
 from pdss_fl.data.everyday_facts import KINDS
 from pdss_fl.data.example import Example
-from pdss_fl.llm.generator import TransformersGenerator, load_local_generator
+from pdss_fl.llm.generator import load_local_generator
+from pdss_fl.llm.scheduler import Scheduler
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch
 from pdss_fl.release import Perturber, word_pairs
 from pdss_fl.slm.alignment import align
@@ -48,9 +49,7 @@ def main() -> None:
             print(f"{Path(adapter).name:<12}{dial:>8}{shares}{speed:>10.0f}", flush=True)
 
 
-def measure(
-    generator: TransformersGenerator, perturber: Perturber, asked: list[tuple[Fact, Example]]
-) -> tuple[list[float], float]:
+def measure(generator: Scheduler, perturber: Perturber, asked: list[tuple[Fact, Example]]) -> tuple[list[float], float]:
     """Return the shares of right kinds, reasons and answers, and the new tokens per second."""
     payloads = perturber.perturb([example for _, example in asked])
     prompts = tuple(

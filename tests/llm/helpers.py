@@ -15,8 +15,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pdss_fl.llm.generator import TransformersGenerator
 from pdss_fl.llm.instruction import EVERYDAY, Instruction
+from pdss_fl.llm.scheduler import Scheduler
 from pdss_fl.messages import PerturbedPrompt, PrivacyStatement, PromptBatch
 
 CHAT_TEMPLATE = (
@@ -74,9 +74,9 @@ def make_llama(seed: int = 0) -> PreTrainedModel:
 
 def make_generator(
     seed: int = 0, instruction: Instruction = EVERYDAY, chat: bool = False, batch_size: int = 32
-) -> TransformersGenerator:
+) -> Scheduler:
     """Make a generator around a tiny random Llama."""
-    return TransformersGenerator(
+    return Scheduler(
         make_llama(seed), make_tokenizer(chat), name="tiny", instruction=instruction, batch_size=batch_size
     )
 

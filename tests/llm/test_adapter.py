@@ -15,8 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from pdss_fl.errors import LLMUnavailable
 from pdss_fl.llm.adapter import apply_adapter, choose_adapter
-from pdss_fl.llm.generator import TransformersGenerator, load_local_generator
+from pdss_fl.llm.generator import load_local_generator
 from pdss_fl.llm.instruction import ADAPTED
+from pdss_fl.llm.scheduler import Scheduler
 from pdss_fl.messages import GenerationSettings
 from tests.llm.helpers import make_batch, make_llama, make_tokenizer, random_model
 
@@ -171,4 +172,4 @@ def test_an_unknown_adapter_stops_the_load(tmp_path: Path) -> None:
     make_llama().save_pretrained(tmp_path / "llm")
     make_tokenizer().save_pretrained(tmp_path / "llm")
     with pytest.raises(LLMUnavailable, match=r"llm\.adapter = 'everyda'"):
-        TransformersGenerator.load(str(tmp_path / "llm"), instruction=ADAPTED, adapter="everyda")
+        Scheduler.load(str(tmp_path / "llm"), instruction=ADAPTED, adapter="everyda")

@@ -1,12 +1,15 @@
-"""Greedy decoding in batches equals ``generate`` on each whole prompt, token for token."""
+"""Greedy decoding in batches that rows join and leave equals ``generate`` on each whole prompt, token for token."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
@@ -20,18 +23,22 @@ from transformers import (
 )
 
 from pdss_fl.errors import LLMUnavailable
-from pdss_fl.llm.decode import ROOM, GreedyDecoder
+from pdss_fl.llm.decode import FAILED, Decoder, RunningBatch, close_gaps
+from pdss_fl.llm.states import ROOM
 from tests.llm.helpers import make_llama, random_model
 
 VOCABULARY = 400
 ENDS = set(range(0, VOCABULARY, 23))  # many, so that rows end at different steps
-LIMIT = ROOM + 16  # beyond the room of a cache
+LIMIT = ROOM + 16  # beyond the room of a buffer
+SHARED = list(range(40, 70))
 SIZE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "initializer_range": 0.3,
     "eos_token_id": 0,
     "bos_token_id": None,
 }
+
+Make = Callable[[int], PreTrainedModel]
 
 
 def make_gpt2(seed: int) -> PreTrainedModel:
@@ -55,10 +62,14 @@ def make_mistral(seed: int) -> PreTrainedModel:
     return random_model(MistralForCausalLM, config, seed)
 
 
-def random_prompts(seed: int, shared: list[int]) -> list[list[int]]:
+ALL = [make_llama, make_gpt2, make_bloom, make_mistral]
+
+
+@cache
+def prompts(seed: int, beginning: tuple[int, ...] = tuple(SHARED)) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 30, (9,), generator=generator).tolist()
-    return [shared + torch.randint(1, VOCABULARY, (n,), generator=generator).tolist() for n in lengths]
+    return [[*beginning, *torch.randint(1, VOCABULARY, (n,), generator=generator).tolist()] for n in lengths]
 
 
 def generated(model: Any, prompt: list[int]) -> list[int]:
@@ -70,49 +81,102 @@ def generated(model: Any, prompt: list[int]) -> list[int]:
     return list(output[0, len(prompt) :].tolist())
 
 
-def verdict(tokens: list[int]) -> list[int] | None:
-    return list(tokens) if tokens[-1] in ENDS or len(tokens) == LIMIT else None
+def decode(decoder: Decoder, arrivals: Sequence[tuple[int, list[int]]]) -> list[list[int]]:
+    """Write prompts that arrive at given steps in one batch, and return the new tokens of each."""
+    written: list[list[int]] = [[] for _ in arrivals]
+    batch: RunningBatch | None = None
+    rows: list[int] = []
+    for step in range(max(arrival for arrival, _ in arrivals) + LIMIT + 1):
+        if batch:
+            batch.advance()
+        if new := [i for i, (arrival, _) in enumerate(arrivals) if arrival == step]:
+            started = decoder.start([arrivals[i][1] for i in new])
+            if batch:
+                batch.join(started)
+            batch, rows = batch or started, rows + new
+        if not batch:
+            continue
+        for row, token in zip(rows, batch.newest.tolist(), strict=True):
+            written[row].append(token)
+        places = close_gaps([written[row][-1] not in ENDS and len(written[row]) < LIMIT for row in rows])
+        rows = [rows[place] for place in places]
+        batch.keep(places) if places else None
+        batch = batch if places else None
+    return written
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("make", [make_llama, make_gpt2, make_bloom, make_mistral])
-def test_equals_generate(make: Callable[[int], PreTrainedModel], seed: int) -> None:
-    model, shared = make(seed), list(range(40, 70))
-    prompts = random_prompts(seed, shared)
-    expected = [generated(model, prompt) for prompt in prompts]
+@pytest.mark.parametrize("make", ALL)
+def test_equals_generate(make: Make, seed: int) -> None:
+    model = make(seed)
+    expected = [generated(model, prompt) for prompt in prompts(seed)]
     assert len({len(tokens) for tokens in expected}) > 1
-    found = dict(GreedyDecoder(model, shared).decode(prompts, verdict))
-    assert [found[row] for row in range(len(prompts))] == expected
+    assert decode(Decoder(model, SHARED), [(0, prompt) for prompt in prompts(seed)]) == expected
+
+
+@cache
+def expected_of(make: Make) -> tuple[Decoder, list[list[int]], list[list[int]]]:
+    model = make(4)
+    asked = [*prompts(4), *prompts(5, ()), [*SHARED[:17], 7, 8], SHARED, [3]]
+    return Decoder(model, SHARED), asked, [generated(make(4), prompt) for prompt in asked]
+
+
+@pytest.mark.parametrize("make", ALL)
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_equals_generate_whenever_rows_arrive(make: Make, data: st.DataObject) -> None:
+    decoder, asked, expected = expected_of(make)
+    chosen = data.draw(st.lists(st.integers(0, len(asked) - 1), min_size=1, max_size=8))
+    steps = data.draw(st.lists(st.integers(0, 90), min_size=len(chosen), max_size=len(chosen)))
+    found = decode(decoder, [(step, asked[i]) for step, i in zip(steps, chosen, strict=True)])
+    assert found == [expected[i] for i in chosen]
+
+
+@pytest.mark.parametrize(
+    ("make", "apart"), [(make_llama, True), (make_gpt2, True), (make_bloom, False), (make_mistral, False)]
+)
+def test_holds_the_shared_beginning_once_where_attention_can_be_replaced(make: Make, apart: bool) -> None:
+    model = make(0)
+    assert Decoder(model, SHARED).shared_tokens == (len(SHARED) if apart else 0)
+    assert model.config._attn_implementation == ("pdss_shared" if apart else make(0).config._attn_implementation)
 
 
 @pytest.mark.parametrize("reused", [0, 1, 17])
-def test_reuses_only_what_all_prompts_begin_with(reused: int) -> None:
-    model, shared = make_llama(5), list(range(40, 70))
-    prompts = [*random_prompts(5, shared)[:3], [*shared[:reused], 7, 8, 9], shared]
-    found = dict(GreedyDecoder(model, shared).decode(prompts, verdict))
-    assert [found[row] for row in range(len(prompts))] == [generated(model, prompt) for prompt in prompts]
+@pytest.mark.parametrize("make", [make_llama, make_bloom])
+def test_a_row_reuses_only_what_it_begins_with(make: Make, reused: int) -> None:
+    model = make(5)
+    asked = [*prompts(5)[:3], [*SHARED[:reused], 7, 8, 9], SHARED]
+    assert decode(Decoder(model, SHARED), [(0, p) for p in asked]) == [generated(model, p) for p in asked]
 
 
-def test_rows_leave_as_they_finish() -> None:
-    prompts = random_prompts(3, [])
-    order = [tokens for _, tokens in GreedyDecoder(make_llama(3)).decode(prompts, verdict)]
-    assert [len(tokens) for tokens in order] == sorted(len(tokens) for tokens in order)
-    assert len(order) == len(prompts)
+def test_long_prompts_are_read_like_short_ones() -> None:
+    model = make_llama(6)
+    asked = [[*SHARED, *([5, 9, 11, 7] * 40)], [*SHARED, 3]]  # more than attention.LONG new tokens
+    assert decode(Decoder(model, SHARED), [(0, asked[0]), (2, asked[1])]) == [generated(model, p) for p in asked]
 
 
-def test_stops_at_the_next_token_when_cancelled() -> None:
-    asked: list[int] = []
-
-    def count(tokens: list[int]) -> int | None:
-        asked.append(len(tokens))
-        return None
-
-    decoder = GreedyDecoder(make_llama())
-    assert not list(decoder.decode([[5, 6], [7]], count, is_cancelled=lambda: len(asked) >= 6))
-    assert asked == [1, 1, 2, 2, 3, 3]
+def test_a_row_without_numbers_spoils_no_other() -> None:
+    model, poison = make_llama(7), 399
+    clean = [p for p in prompts(7) if poison not in p]
+    expected = [generated(model, prompt) for prompt in clean]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[poison] = float("nan")
+        model.get_output_embeddings().weight[poison] = 0.0
+    decoder = Decoder(model, SHARED)
+    batch = decoder.start([[*SHARED, *([5] * 40), poison], clean[0]])
+    assert [token == FAILED for token in batch.newest.tolist()] == [True, False]
+    first = batch.newest.tolist()[1]
+    batch.keep([1])
+    batch.join(decoder.start(clean[1:]))  # into the places that the bad row left behind
+    written = [[first], *([token] for token in batch.newest.tolist()[1:])]
+    for _ in range(5):
+        batch.advance()
+        for row, token in zip(written, batch.newest.tolist(), strict=True):
+            row.append(token)
+    assert [row[: len(e)] for row, e in zip(written, expected, strict=True)] == [e[:6] for e in expected]
 
 
 def test_refuses_a_purely_recurrent_model() -> None:
     config = MambaConfig(hidden_size=16, num_hidden_layers=1, state_size=4, vocab_size=VOCABULARY)
     with pytest.raises(LLMUnavailable, match=r"llm\.model is a MambaForCausalLM"):
-        GreedyDecoder(MambaForCausalLM(config))
+        Decoder(MambaForCausalLM(config))

@@ -12,8 +12,9 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from pdss_fl.errors import LLMUnavailable, MessageError, SettingError
-from pdss_fl.llm.generator import TransformersGenerator, load_local_generator
+from pdss_fl.llm.generator import load_local_generator
 from pdss_fl.llm.instruction import EVERYDAY
+from pdss_fl.llm.scheduler import Scheduler
 from pdss_fl.messages import (
     MAX_RATIONALE_CHARS,
     Finish,
@@ -27,7 +28,7 @@ from tests.llm.helpers import STATEMENT, make_batch, make_generator, make_llama,
 SETTINGS = GenerationSettings(max_new_tokens=20, stop=())
 
 
-def texts(generator: TransformersGenerator, batch: PromptBatch, settings: GenerationSettings = SETTINGS) -> list[str]:
+def texts(generator: Scheduler, batch: PromptBatch, settings: GenerationSettings = SETTINGS) -> list[str]:
     written = sorted(generator.generate(batch, settings), key=lambda r: r.ordinal)
     assert [r.ordinal for r in written] == list(range(len(batch.prompts)))
     return [r.text for r in written]
@@ -83,7 +84,7 @@ def test_characters_are_capped() -> None:
     words = {f"{i:03d}" + "x" * 200: i for i in range(400)}
     inner = Tokenizer(models.WordLevel(words, unk_token=min(words)))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)  # type: ignore[no-untyped-call]
-    generator = TransformersGenerator(make_llama(), tokenizer, name="tiny", instruction=EVERYDAY)
+    generator = Scheduler(make_llama(), tokenizer, name="tiny", instruction=EVERYDAY)
     (rationale,) = generator.generate(make_batch(1), GenerationSettings(100, ()))
     assert len(rationale.text) <= MAX_RATIONALE_CHARS
     assert rationale.finish is Finish.LENGTH
@@ -113,7 +114,7 @@ def test_nothing_more_is_written_once_cancelled() -> None:
 
 def test_an_llm_that_fails_is_unavailable() -> None:
     model = make_llama()
-    generator = TransformersGenerator(model, make_tokenizer(), name="tiny", instruction=EVERYDAY)
+    generator = Scheduler(model, make_tokenizer(), name="tiny", instruction=EVERYDAY)
 
     def run_out(*_: object) -> None:
         raise torch.OutOfMemoryError("tried to allocate 8 GiB")
@@ -178,4 +179,4 @@ def test_code_that_comes_with_a_model_is_not_run(saved: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(("setting", "value"), [("dtype", "int8"), ("device", "abacus"), ("batch_size", 0)])
 def test_settings_out_of_range_are_named(saved: Path, setting: str, value: str | int) -> None:
     with pytest.raises(SettingError, match=rf"llm\.{setting.replace('_', '-')} = '?{value}"):
-        TransformersGenerator.load(str(saved), instruction=EVERYDAY, **{setting: value})  # type: ignore[arg-type]
+        Scheduler.load(str(saved), instruction=EVERYDAY, **{setting: value})  # type: ignore[arg-type]

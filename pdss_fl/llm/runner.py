@@ -1,0 +1,149 @@
+"""Runs the jobs that have a place in the batch, one token at a time, and keeps a failure with its cause."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from pdss_fl.errors import LLMUnavailable
+from pdss_fl.llm.admission import Job, by_call
+from pdss_fl.llm.decode import FAILED, Decoder, RunningBatch, close_gaps
+from pdss_fl.llm.writing import Written
+
+READ_TOKENS = 4_096
+"""Most tokens of prompts that are read in one forward pass, the shared beginning not counted."""
+
+Event = tuple[Job, Written | LLMUnavailable]
+
+
+class Runner:
+    """A running batch and the jobs that its rows belong to; used by one thread.
+
+    When the model raises, nothing says for which row. Then all jobs of the batch are set apart, and the
+    jobs of each call are run again, from what was written, with no other call's: the call that raises
+    once more has failed, the others go on. No job joins until that is over.
+
+    Parameters
+    ----------
+    decoder : Decoder
+        Starts batches.
+    judge : Callable[[Job], Written | None]
+        Asked after every token of a job whether it is complete.
+    """
+
+    def __init__(self, decoder: Decoder, judge: Callable[[Job], Written | None]) -> None:
+        self._decoder, self._judge = decoder, judge
+        self._batch: RunningBatch | None = None
+        self._suspects: deque[list[Job]] = deque()
+        self._alone = False
+        self.jobs: list[Job] = []
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to run."""
+        return not (self.jobs or self._suspects)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether jobs may join."""
+        return not (self._suspects or self._alone) and (self._decoder.can_join or not self.jobs)
+
+    def abandon(self) -> list[Job]:
+        """Forget everything and return the jobs that were under way."""
+        jobs = [*self.jobs, *(job for group in self._suspects for job in group)]
+        self._batch, self.jobs, self._alone = None, [], False
+        self._suspects.clear()
+        return jobs
+
+    def turn(self, newcomers: list[Job]) -> list[Event]:
+        """Write a token of every job, and the first one of newcomers; return what is complete or failed."""
+        self._leave([bool(job.waiters) for job in self.jobs])
+        events: list[Event] = []
+        if self.jobs:
+            events += self._advance()
+        elif self._suspects:
+            self._alone = True
+            events += self._read(self._suspects.popleft())
+        for group in _groups(newcomers, self._decoder.shared_tokens):
+            events += self._read(group)
+        self._alone = self._alone and not self.idle
+        return events
+
+    def _leave(self, kept: list[bool]) -> None:
+        places = close_gaps(kept)
+        self.jobs = [self.jobs[place] for place in places]
+        if self._batch and places:
+            self._batch.keep(places)
+        elif not places:
+            self._batch = None
+
+    def _advance(self) -> list[Event]:
+        batch = self._batch
+        assert batch is not None  # it is there as long as there are jobs
+        try:
+            batch.advance()
+        except Exception as error:  # a model raises whatever it likes
+            jobs, self.jobs, self._batch = self.jobs, [], None
+            return self._blame(jobs, error)
+        events = self._note(self.jobs, batch)
+        over = {id(job) for job, _ in events}
+        self._leave([id(job) not in over for job in self.jobs])
+        return events
+
+    def _read(self, jobs: list[Job]) -> list[Event]:
+        """Start jobs; those that are not complete at once join the batch."""
+        jobs = [job for job in jobs if job.waiters]
+        if not jobs:
+            return []
+        try:
+            started = self._decoder.start([[*job.prompt, *job.written] for job in jobs])
+        except Exception as error:
+            return self._blame(jobs, error)
+        events = self._note(jobs, started)
+        over = {id(job) for job, _ in events}
+        places = close_gaps([id(job) not in over for job in jobs])
+        if places:
+            started.keep(places)
+            if self._batch:
+                self._batch.join(started)
+            else:
+                self._batch = started
+            self.jobs += [jobs[place] for place in places]
+        return events
+
+    def _note(self, jobs: list[Job], batch: RunningBatch) -> list[Event]:
+        """Add the newest tokens to their jobs and return the jobs that are over."""
+        outcomes = [self._outcome(job, token) for job, token in zip(jobs, batch.newest.tolist(), strict=True)]
+        return [(job, outcome) for job, outcome in zip(jobs, outcomes, strict=True) if outcome is not None]
+
+    def _outcome(self, job: Job, token: int) -> Written | LLMUnavailable | None:
+        if token == FAILED:
+            return LLMUnavailable("the LLM computed no numbers for a prompt; use llm.dtype = 'float32', or another LLM")
+        job.written.append(token)
+        try:
+            return self._judge(job)
+        except Exception as error:  # whatever a tokenizer raises
+            return LLMUnavailable(f"the LLM's tokenizer failed on what was written ({type(error).__name__})")
+
+    def _blame(self, jobs: list[Job], error: Exception) -> list[Event]:
+        """Find out whose jobs a failure belongs to: those of the only call there is, or run the calls apart."""
+        groups = by_call(jobs)
+        if len(groups) > 1:
+            self._suspects += groups
+            return []
+        failure = LLMUnavailable(
+            f"the LLM failed while it wrote ({type(error).__name__}); lower llm.batch-size if its memory ran out",
+            private=str(error),
+        )
+        return [(job, failure) for job in jobs]
+
+
+def _groups(jobs: list[Job], shared: int) -> list[list[Job]]:
+    """Put jobs of similar length together, within ``READ_TOKENS`` of what is not shared, padding included."""
+    groups: list[list[Job]] = []
+    for job in sorted(jobs, key=lambda job: -len(job.prompt)):
+        longest = len(groups[-1][0].prompt) - shared if groups else 0
+        if not groups or (len(groups[-1]) + 1) * longest > READ_TOKENS:
+            groups.append([])
+        groups[-1].append(job)
+    return groups

@@ -1,0 +1,290 @@
+"""One loaded LLM for any number of callers: their prompts share one running batch.
+
+A thread writes one token of every row at a time. Between two tokens, rows that are finished or no
+longer wanted leave, and prompts that wait join, whoever sent them, in fair shares between tenants.
+The thread runs only while there is something to write.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from pdss_fl import __version__
+from pdss_fl.errors import Busy, LLMUnavailable, SettingError
+from pdss_fl.llm.adapter import apply_adapter
+from pdss_fl.llm.admission import Call, Job, Waiting
+from pdss_fl.llm.answers import Answers, key_of
+from pdss_fl.llm.decode import Decoder
+from pdss_fl.llm.instruction import Instruction
+from pdss_fl.llm.loading import load_causal_lm
+from pdss_fl.llm.protocol import never
+from pdss_fl.llm.runner import Runner
+from pdss_fl.llm.statistics import Counters, SchedulerStats
+from pdss_fl.llm.writing import Scribe, Written
+from pdss_fl.messages import GenerationSettings, PromptBatch, Rationale, ServerInfo
+
+BATCH_SIZE = 128
+MAX_QUEUED = 100_000
+MAX_BATCH_TOKENS = 32_768
+"""Bound of rows x tokens of the batch (those of the shared beginning once), so that memory is bounded."""
+
+_STOPPING = "the LLM server is stopping; ask it again when it is back"
+
+
+class Scheduler:
+    """Writes rationales with a loaded causal LM; a ``RationaleGenerator`` for many threads at a time.
+
+    Every token is the most probable one; penalties that a model's own generation settings may name
+    are not applied. Equal prompts with equal settings of one tenant are written once.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        In evaluation mode, on its device.
+    tokenizer : PreTrainedTokenizerBase
+        The model's own; it needs neither a padding token nor a chat template.
+    name : str
+        What clients are told; not a path.
+    instruction : Instruction
+        What precedes every prompt.
+    batch_size : int (default: 128)
+        Most prompts that are written at a time, at least 1.
+    max_queued : int (default: 100,000)
+        Most prompts that wait, of all callers together.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        instruction: Instruction,
+        batch_size: int = BATCH_SIZE,
+        max_queued: int = MAX_QUEUED,
+    ) -> None:
+        if batch_size < 1:
+            raise SettingError(f"llm.batch-size = {batch_size}; give at least 1")
+        self._scribe = Scribe(model, tokenizer, instruction)
+        self._decoder = Decoder(model, self._scribe.shared())
+        self._runner = Runner(self._decoder, self._judge)
+        self._info = ServerInfo(name, __version__, dtype=str(model.dtype).removeprefix("torch."))
+        self._batch_size = batch_size
+        self._changed = threading.Condition()  # guards everything below; the runner is the thread's own
+        self._waiting, self._answers, self._counters = Waiting(max_queued), Answers(), Counters()
+        self._calls: set[Call] = set()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        *,
+        instruction: Instruction,
+        dtype: str = "auto",
+        device: str = "auto",
+        batch_size: int = BATCH_SIZE,
+        adapter: str = "",
+    ) -> Scheduler:
+        """Load a causal LM and return its scheduler.
+
+        Parameters and errors as in ``load_causal_lm``, those of ``adapter`` as in ``apply_adapter``.
+        """
+        loaded, tokenizer = load_causal_lm(model, dtype, device, batch_size)
+        loaded = apply_adapter(loaded, adapter)
+        name = Path(model).resolve().name if Path(model).is_dir() else model
+        return cls(loaded, tokenizer, name=name, instruction=instruction, batch_size=batch_size)
+
+    @property
+    def info(self) -> ServerInfo:
+        """Name, number format and limits of the loaded LLM."""
+        return self._info
+
+    def generate(
+        self,
+        batch: PromptBatch,
+        settings: GenerationSettings,
+        is_cancelled: Callable[[], bool] = never,
+        tenant: str = "",
+    ) -> Iterator[Rationale]:
+        """Yield one rationale a prompt, each as soon as it is finished; see ``RationaleGenerator.generate``.
+
+        ``settings.max_new_tokens`` is capped by ``info.max_new_tokens``, a rationale by
+        ``MAX_RATIONALE_CHARS``. Prompts wait from the first ``next`` on; closing the iterator frees their
+        places. ``is_cancelled`` is asked by the scheduler's thread, too, at every token.
+
+        Raises
+        ------
+        MessageError
+            If a prompt and its new tokens do not fit the LLM's context, or its tokenizer fails on a prompt;
+            before anything is written.
+        Busy
+            If too many prompts wait; at the first ``next``.
+        LLMUnavailable
+            If the model fails while it writes, for example for want of memory, or the scheduler is closed.
+        """
+        limit = min(settings.max_new_tokens, self.info.max_new_tokens)
+        prompts = self._scribe.read(batch.prompts, limit)
+        return self._stream(Call(tenant, is_cancelled, len(prompts)), prompts, limit, settings.stop)
+
+    def stats(self) -> SchedulerStats:
+        """Return what was counted so far."""
+        with self._changed:
+            return self._counters.snapshot(len(self._waiting), len(self._runner.jobs))
+
+    def close(self, drain_seconds: float = 0.0) -> None:
+        """Accept nothing new, give calls under way ``drain_seconds``, then end them with ``LLMUnavailable``."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._calls, timeout=drain_seconds)
+            for call in list(self._calls):
+                self._end(call, LLMUnavailable(_STOPPING))
+            thread = self._thread
+        if thread:
+            thread.join()
+
+    def _stream(self, call: Call, prompts: list[array[int]], limit: int, stops: tuple[str, ...]) -> Iterator[Rationale]:
+        self._submit(call, prompts, limit, stops)
+        try:
+            while (answer := call.answers.get()) is not None and not call.is_cancelled():
+                if isinstance(answer, Exception):
+                    raise answer
+                yield answer
+        finally:
+            with self._changed:
+                self._end(call)
+
+    def _submit(self, call: Call, prompts: list[array[int]], limit: int, stops: tuple[str, ...]) -> None:
+        """Let the prompts of a call wait, but for those whose answers are there or under way."""
+        keys = [key_of(call.tenant, prompt, limit, stops) for prompt in prompts]
+        with self._changed:
+            if self._closed:
+                raise LLMUnavailable(_STOPPING)
+            found, jobs = self._answers, {}
+            for key, prompt in zip(keys, prompts, strict=True):
+                if key not in found.under_way and not found.find(key):
+                    jobs[key] = Job(key, call.tenant, prompt, limit, stops, time.monotonic(), [])
+            try:
+                self._waiting.add(call.tenant, list(jobs.values()))
+            except Busy:
+                self._counters.rejected += len(prompts)
+                raise
+            self._counters.cache_hits += len(prompts) - len(jobs)
+            found.under_way |= jobs
+            self._calls.add(call)
+            for ordinal, key in enumerate(keys):
+                if job := found.under_way.get(key):
+                    job.waiters.append((call, ordinal))
+                    call.jobs.append(job)
+                elif written := found.find(key):
+                    self._answer(call, ordinal, written)
+            if not self._thread and self._waiting:
+                self._thread = threading.Thread(target=self._run, name="llm", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        """Write until there is nothing left to write."""
+        try:
+            while self._turn():
+                pass
+        except Exception as error:  # a defect of this loop must not leave callers waiting for ever
+            with self._changed:
+                self._runner.abandon()
+                self._thread = None
+                for call in list(self._calls):
+                    self._end(call, LLMUnavailable(f"the scheduler failed ({type(error).__name__})", str(error)))
+            raise
+
+    def _turn(self) -> bool:
+        """Write one token of everything; say whether there was anything to write."""
+        unwanted = [call for call in list(self._calls) if _is_over(call)]
+        with self._changed:
+            for call in unwanted:
+                self._end(call)
+            newcomers = self._admit()
+            if self._runner.idle and not newcomers:
+                self._thread = None
+                return False
+        started = time.monotonic()
+        events = self._runner.turn(newcomers)
+        now = time.monotonic()
+        with self._changed:
+            firsts = [now - job.submitted for job in newcomers]
+            self._counters.first_tokens += firsts
+            self._counters.step(len(self._runner.jobs) + len(events), started)
+            for job, outcome in events:
+                self._settle(job, outcome)
+        return True
+
+    def _admit(self) -> list[Job]:
+        """Take waiting jobs, a few at a time: reading one prompt takes nearly as long as reading eight."""
+        if not self._runner.is_open:
+            return []
+        running = self._runner.jobs
+        free = self._batch_size - len(running)
+        if running and free < min(len(self._waiting), max(self._batch_size // 8, 1)):
+            return []
+        shared = self._decoder.shared_tokens
+        rows, width = len(running), max((job.tokens for job in running), default=0) - shared
+
+        def fits(job: Job) -> bool:
+            nonlocal rows, width
+            rows, width = rows + 1, max(width, job.tokens - shared)
+            return rows == 1 or (rows <= self._batch_size and rows * width <= MAX_BATCH_TOKENS)
+
+        return self._waiting.take(fits)
+
+    def _judge(self, job: Job) -> Written | None:
+        return self._scribe.verdict(job.written, job.limit, job.stops)
+
+    def _settle(self, job: Job, outcome: Written | LLMUnavailable) -> None:
+        """Give the outcome of a job to all who wait for it."""
+        self._answers.forget(job)
+        self._waiting.refund(job)
+        self._counters.served(job.tenant, len(job.written))
+        waiters, job.waiters = job.waiters, []
+        if isinstance(outcome, Written):
+            self._answers.keep(job.key, outcome)
+        for call, ordinal in waiters:
+            if isinstance(outcome, Written):
+                self._answer(call, ordinal, outcome)
+            else:
+                self._end(call, LLMUnavailable(outcome.public, outcome.private))
+
+    def _answer(self, call: Call, ordinal: int, written: Written) -> None:
+        if call.over:
+            return
+        call.answers.put(Rationale(ordinal, *written))
+        call.missing -= 1
+        self._counters.prompts += 1
+        if not call.missing:
+            self._end(call)
+
+    def _end(self, call: Call, error: LLMUnavailable | None = None) -> None:
+        """Tell a call that it is over, and drop the jobs that no other call waits for."""
+        if call.over:
+            return
+        call.over = True
+        call.answers.put(error)
+        self._calls.discard(call)
+        for job in call.jobs:
+            job.waiters = [waiter for waiter in job.waiters if waiter[0] is not call]
+            if not job.waiters:
+                self._waiting.discard(job)
+                self._answers.forget(job)
+        call.jobs.clear()
+        self._changed.notify_all()
+
+
+def _is_over(call: Call) -> bool:
+    try:
+        return call.is_cancelled()
+    except Exception:  # the caller's own code; its call ends, the others go on
+        return True

@@ -1,0 +1,302 @@
+"""The scheduler under many callers: every prompt answered once and rightly, in fair shares, whatever fails."""
+
+from __future__ import annotations
+
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+
+from pdss_fl.errors import Busy, LLMUnavailable, MessageError
+from pdss_fl.llm.instruction import EVERYDAY, Instruction
+from pdss_fl.llm.scheduler import Scheduler
+from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch, Rationale
+from tests.llm.helpers import STATEMENT, make_batch, make_llama, make_tokenizer
+
+SETTINGS = GenerationSettings(max_new_tokens=16, stop=())
+SHORT = Instruction("Say why.", EVERYDAY.demonstrations[:1])
+
+
+def make_scheduler(batch_size: int = 8, max_queued: int = 1000, model: Any = None) -> Scheduler:
+    return Scheduler(
+        model or make_llama(),
+        make_tokenizer(),
+        name="tiny",
+        instruction=SHORT,
+        batch_size=batch_size,
+        max_queued=max_queued,
+    )
+
+
+def texts(rationales: list[Rationale]) -> list[str]:
+    """Return the texts in order, after a check that each prompt was answered exactly once."""
+    rationales = sorted(rationales, key=lambda r: r.ordinal)
+    assert [r.ordinal for r in rationales] == list(range(len(rationales)))
+    return [r.text for r in rationales]
+
+
+def numbered(numbers: range) -> PromptBatch:
+    prompts = (PerturbedPrompt(i, f"what does robin {n} have") for i, n in enumerate(numbers))
+    return PromptBatch(tuple(prompts), STATEMENT)
+
+
+def count_steps(model: Any, then: Callable[[int], None] = lambda step: None) -> list[int]:
+    """Return a list that grows by the number of rows at every step of the model."""
+    rows: list[int] = []
+
+    def note(_: Any, __: Any, keywords: dict[str, Any]) -> None:
+        rows.append(len(keywords["input_ids"]))
+        then(len(rows))
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    return rows
+
+
+def wait_until(said: Callable[[], bool]) -> None:
+    while not said():
+        time.sleep(0.001)
+
+
+def test_many_callers_get_what_they_would_get_alone() -> None:
+    batches = [make_batch(3 + i % 7, seed=i) for i in range(12)]
+    alone = make_scheduler(batch_size=1)
+    expected = [texts(list(alone.generate(batch, SETTINGS))) for batch in batches]
+    shared = make_scheduler(batch_size=8)
+
+    def ask(i: int) -> list[str]:
+        return texts(list(shared.generate(batches[i], SETTINGS, tenant=str(i % 5))))
+
+    with ThreadPoolExecutor(len(batches)) as pool:
+        assert list(pool.map(ask, range(len(batches)))) == expected
+    stats = shared.stats()
+    assert stats.prompts_total == sum(len(b.prompts) for b in batches)
+    assert (stats.queued, stats.running) == (0, 0)
+    assert stats.mean_batch > 2
+    assert set(stats.per_tenant) == set("01234")
+    assert sum(stats.per_tenant.values()) == stats.tokens_total
+    assert len(stats.seconds_to_first_token) == stats.prompts_total - stats.cache_hits_total
+
+
+def test_prompts_join_a_running_batch() -> None:
+    model, reached, arrived = make_llama(), threading.Event(), threading.Event()
+    scheduler = make_scheduler(model=model)
+    rows = count_steps(model, lambda step: reached.set() or arrived.wait() if step == 5 else None)
+    first = scheduler.generate(numbered(range(2)), SETTINGS)
+    with ThreadPoolExecutor(2) as pool:
+        early = pool.submit(lambda: texts(list(first)))
+        reached.wait()
+        late = pool.submit(lambda: texts(list(scheduler.generate(numbered(range(2, 5)), SETTINGS))))
+        wait_until(lambda: scheduler.stats().queued == 3)
+        arrived.set()
+        assert len(early.result()) == 2
+        assert len(late.result()) == 3
+    assert rows[:9] == [2, 2, 2, 2, 2, 2, 3, 5, 5]  # two rows write, three are read, five write
+
+
+def test_a_cancelled_call_frees_its_places_at_the_next_token() -> None:
+    model, cancelled = make_llama(), threading.Event()
+    scheduler = make_scheduler(model=model)
+    steps = count_steps(model, lambda step: cancelled.set() if step == 6 else None)
+    assert not list(scheduler.generate(numbered(range(30)), SETTINGS, cancelled.is_set))
+    scheduler.close()
+    assert len(steps) == 6
+    assert (scheduler.stats().queued, scheduler.stats().running) == (0, 0)
+
+
+def test_cancellation_of_one_call_does_not_touch_the_others() -> None:
+    model, cancelled = make_llama(), threading.Event()
+    expected = texts(list(make_scheduler().generate(numbered(range(4)), SETTINGS)))
+    scheduler = make_scheduler(model=model)
+    rows = count_steps(model, lambda step: cancelled.set() if step == 8 else None)
+    with ThreadPoolExecutor(2) as pool:
+        kept = pool.submit(lambda: texts(list(scheduler.generate(numbered(range(4)), SETTINGS, tenant="a"))))
+        gone = pool.submit(lambda: list(scheduler.generate(numbered(range(4)), SETTINGS, cancelled.is_set, "b")))
+        assert (kept.result(), gone.result()) == (expected, [])
+    assert max(rows[9:]) == 4
+
+
+def test_an_iterator_that_is_closed_frees_its_places() -> None:
+    model = make_llama()
+    scheduler = make_scheduler(model=model)
+    steps = count_steps(model)
+    answers = scheduler.generate(numbered(range(500)), SETTINGS)
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    scheduler.close()
+    assert len(steps) < 60  # of more than 1,000 that all prompts take
+    assert scheduler.stats().running == 0
+
+
+def test_a_callers_own_failure_ends_its_call_only() -> None:
+    scheduler = make_scheduler()
+
+    def fail() -> bool:
+        raise RuntimeError("private")
+
+    with ThreadPoolExecutor(2) as pool:
+        good = pool.submit(lambda: list(scheduler.generate(numbered(range(20)), SETTINGS)))
+        bad = pool.submit(lambda: list(scheduler.generate(numbered(range(20)), SETTINGS, fail, "b")))
+        assert len(good.result()) == 20
+        assert bad.exception() or bad.result() == []
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_row_on_which_the_model_raises_fails_its_own_call_only(late: bool) -> None:
+    model, bad = make_llama(), numbered(range(100, 103))
+    clean = [texts(list(make_scheduler().generate(numbered(range(5 * i, 5 * i + 5)), SETTINGS))) for i in range(4)]
+    marker = make_tokenizer()(" robin 101 have", add_special_tokens=False)["input_ids"]
+    scheduler = make_scheduler(batch_size=32, model=model)
+
+    def raise_on_marker(_: Any, __: Any, keywords: dict[str, Any]) -> None:
+        rows = keywords["input_ids"].tolist()
+        if late:  # while rows of several calls write, not when one call's prompts are read
+            running = scheduler._runner.jobs if len(rows[0]) == 1 else []
+            rows = [list(job.prompt) for job in running if len(job.written) > 3]
+        if any(row[i : i + len(marker)] == marker for row in rows for i in range(len(row))):
+            raise RuntimeError("a kernel failed on private text")
+
+    model.register_forward_pre_hook(raise_on_marker, with_kwargs=True)
+    with ThreadPoolExecutor(5) as pool:
+        failing = pool.submit(lambda: list(scheduler.generate(bad, SETTINGS, tenant="bad")))
+        good = [
+            pool.submit(
+                lambda i=i: list(scheduler.generate(numbered(range(5 * i, 5 * i + 5)), SETTINGS, tenant=str(i)))
+            )
+            for i in range(4)
+        ]
+        assert [texts(call.result()) for call in good] == clean
+        error = failing.exception()
+    assert isinstance(error, LLMUnavailable)
+    assert "private" not in error.public
+    assert len(list(scheduler.generate(numbered(range(3)), SETTINGS, tenant="later"))) == 3
+
+
+def test_a_prompt_that_the_tokenizer_fails_on_is_named_by_ordinal() -> None:
+    prompts = (PerturbedPrompt(0, "robin"), PerturbedPrompt(1, "kettle \ud800"))
+    scheduler = make_scheduler()
+    with pytest.raises(MessageError, match=r"tokenizer fails on prompts \(ordinals 1\)") as caught:
+        scheduler.generate(PromptBatch(prompts, STATEMENT), SETTINGS)
+    assert "kettle" not in caught.value.local
+    assert len(list(scheduler.generate(numbered(range(3)), SETTINGS))) == 3
+
+
+def test_a_row_without_numbers_fails_its_own_call_only() -> None:
+    model = make_llama()
+    expected = texts(list(make_scheduler().generate(numbered(range(9)), SETTINGS)))
+    sign = next(sign for sign in "~^|#@{}" if sign not in "".join(expected))
+    poison = make_tokenizer()(sign, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[poison] = float("nan")
+    scheduler = make_scheduler(model=model)
+    bad = PromptBatch((PerturbedPrompt(0, f"robin {sign}"),), STATEMENT)
+    with ThreadPoolExecutor(2) as pool:
+        failing = pool.submit(lambda: list(scheduler.generate(bad, SETTINGS, tenant="bad")))
+        good = pool.submit(lambda: list(scheduler.generate(numbered(range(9)), SETTINGS)))
+        assert texts(good.result()) == expected
+        assert isinstance(failing.exception(), LLMUnavailable)
+
+
+def test_equal_prompts_of_a_tenant_are_written_once() -> None:
+    scheduler = make_scheduler()
+    (prompt,) = numbered(range(1)).prompts
+    same = PromptBatch(tuple(replace(prompt, ordinal=i) for i in range(6)), STATEMENT)
+    (text,) = set(texts(list(scheduler.generate(same, SETTINGS, tenant="a"))))
+    written = scheduler.stats().tokens_total
+    assert scheduler.stats().cache_hits_total == 5
+    assert set(texts(list(scheduler.generate(same, SETTINGS, tenant="a")))) == {text}
+    assert (scheduler.stats().cache_hits_total, scheduler.stats().tokens_total) == (11, written)
+    assert set(texts(list(scheduler.generate(same, GenerationSettings(5, ()), tenant="a")))) != {text}
+
+
+def test_a_rationale_is_never_found_again_for_another_tenant() -> None:
+    scheduler = make_scheduler()
+    batch = numbered(range(3))
+    first = texts(list(scheduler.generate(batch, SETTINGS, tenant="a")))
+    before = scheduler.stats()
+    assert texts(list(scheduler.generate(batch, SETTINGS, tenant="b"))) == first
+    after = scheduler.stats()
+    assert after.cache_hits_total == before.cache_hits_total == 0
+    assert after.tokens_total == 2 * before.tokens_total
+    assert after.per_tenant["b"] == after.per_tenant["a"]
+
+
+def test_few_prompts_do_not_wait_for_many_of_another_tenant() -> None:
+    model, submitted = make_llama(), threading.Event()
+    scheduler = make_scheduler(batch_size=4, model=model)
+    count_steps(model, lambda step: submitted.wait() if step == 3 else None)
+    many = scheduler.generate(numbered(range(200)), SETTINGS, tenant="many")
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(lambda: list(many))
+        wait_until(lambda: scheduler.stats().running == 4)
+        few = pool.submit(lambda: list(scheduler.generate(numbered(range(8)), SETTINGS, tenant="few")))
+        wait_until(lambda: scheduler.stats().queued == 196 + 8)
+        submitted.set()
+        assert len(few.result()) == 8
+        assert scheduler.stats().per_tenant["many"] <= 5 * scheduler.stats().per_tenant["few"]
+
+
+def test_more_than_may_wait_is_refused_at_once() -> None:
+    scheduler = make_scheduler(max_queued=10)
+    with pytest.raises(Busy, match=r"exceed its bound of 10") as caught:
+        next(iter(scheduler.generate(numbered(range(11)), SETTINGS)))
+    assert isinstance(caught.value, LLMUnavailable)
+    assert scheduler.stats().rejected_total == 11
+    assert len(list(scheduler.generate(numbered(range(10)), SETTINGS))) == 10
+
+
+def test_close_finishes_what_is_under_way() -> None:
+    scheduler = make_scheduler()
+    answers = scheduler.generate(numbered(range(20)), SETTINGS)
+    first = next(answers)
+    scheduler.close(drain_seconds=60)
+    assert len(texts([first, *answers])) == 20
+    with pytest.raises(LLMUnavailable, match="stopping"):
+        list(scheduler.generate(numbered(range(1)), SETTINGS))
+
+
+def test_close_ends_calls_that_take_longer() -> None:
+    scheduler = make_scheduler(batch_size=2)
+    answers = scheduler.generate(numbered(range(900)), SETTINGS)
+    next(answers)
+    scheduler.close(drain_seconds=0.0)
+    with pytest.raises(LLMUnavailable, match="stopping"):
+        list(answers)
+    assert threading.active_count() == 1 or all(t.name != "llm" for t in threading.enumerate())
+
+
+def test_long_prompts_share_the_batch_within_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pdss_fl.llm.scheduler.MAX_BATCH_TOKENS", 600)
+    model = make_llama()
+    scheduler = make_scheduler(batch_size=50, model=model)
+    rows = count_steps(model)
+    lengths = count(5, 5)
+    batch = PromptBatch(tuple(PerturbedPrompt(i, "robin " * next(lengths)) for i in range(20)), STATEMENT)
+    assert len(texts(list(scheduler.generate(batch, SETTINGS)))) == 20
+    assert 2 <= max(rows) <= 600 // 20
+
+
+def test_a_thousand_requests_leave_nothing_behind() -> None:
+    scheduler = make_scheduler()
+    settings = GenerationSettings(2, ())
+
+    def ask(numbers: range) -> None:
+        for n in numbers:
+            assert len(list(scheduler.generate(numbered(range(n % 7, n % 7 + 1)), settings, tenant=str(n % 3)))) == 1
+
+    ask(range(200))
+    tracemalloc.start()
+    ask(range(200, 400))
+    before, _ = tracemalloc.get_traced_memory()
+    ask(range(400, 1200))
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 300_000  # bytes; one request that is kept whole has about 3,000
+    assert not scheduler._calls
+    assert not scheduler._answers.under_way

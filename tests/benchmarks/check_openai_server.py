@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import socket
 import statistics
 import subprocess
@@ -27,10 +28,10 @@ import torch
 from pdss_fl.data.everyday import private_examples
 from pdss_fl.llm.budget import Budget
 from pdss_fl.llm.endpoint import Endpoint
-from pdss_fl.llm.generator import TransformersGenerator
 from pdss_fl.llm.instruction import EVERYDAY, Instruction
 from pdss_fl.llm.openai import OpenAIGenerator
 from pdss_fl.llm.protocol import RationaleGenerator
+from pdss_fl.llm.scheduler import Scheduler
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PrivacyStatement, PromptBatch, Rationale
 
 ROOT = Path(__file__).parents[2]
@@ -96,8 +97,8 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def ask(generator: RationaleGenerator, batch: PromptBatch) -> list[Rationale]:
-    """Return the rationales in the order of the prompts."""
-    found = sorted(generator.generate(batch, SETTINGS), key=lambda r: r.ordinal)
+    """Return the rationales in the order of the prompts, as a new tenant: what another asked is not remembered."""
+    found = sorted(generator.generate(batch, SETTINGS, tenant=secrets.token_hex(4)), key=lambda r: r.ordinal)
     assert [r.ordinal for r in found] == list(range(len(batch.prompts)))
     return found
 
@@ -161,7 +162,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     batch = questions(options.questions)
-    local = TransformersGenerator.load("smollm2-135m-instruct", instruction=THREE_SHOT)
+    local = Scheduler.load("smollm2-135m-instruct", instruction=THREE_SHOT)
     with (
         llama_cpp(options.server, 1, options.threads) as single,
         llama_cpp(options.server, options.parallel, options.threads) as several,
@@ -182,7 +183,7 @@ def main() -> None:
             "llama.cpp, one at a time, prefix reused": asked(single, 1, "chat"),
             "llama.cpp, one at a time, completion form": asked(single, 1, "completion"),
             f"llama.cpp, {options.parallel} at a time": asked(several, options.parallel, "chat"),
-            f"this project, {local.info.dtype}, batches of 32": lambda: ask(local, batch),
+            f"this project, {local.info.dtype}, scheduler": lambda: ask(local, batch),
         }
         speeds(ways, options.rounds)
         findings(several, options.parallel, batch, local)

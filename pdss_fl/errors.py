@@ -8,7 +8,8 @@ PdssError
 ├── MessageError        a batch is empty, truncated, oversized, of another version or out of order
 ├── LLMUnavailable      the LLM cannot be loaded or reached, or gave up
 ├── StoreError          the node's own files cannot be written or read
-└── QuorumLost          too few clients answered a step for the run to go on
+├── QuorumLost          too few clients answered a step for the run to go on
+└── Busy                the LLM's queue is full; the same request may be accepted later
 """
 
 from __future__ import annotations
@@ -85,3 +86,9 @@ class QuorumLost(PdssError):
     """Too few clients answered a step for the run to go on."""
 
     code = 108
+
+
+class Busy(PdssError):
+    """The LLM's queue is full; nothing was written, and the same request may be accepted later."""
+
+    code = 109

@@ -130,6 +130,12 @@ class TransformersGenerator:
         self._check_context(prompts, limit)
         return self._write(prompts, limit, settings.stop, is_cancelled)
 
+    def count_tokens(self, prompts: Sequence[PerturbedPrompt]) -> list[int]:
+        """Return how many tokens each prompt has by itself, without the instruction."""
+        texts = ["\n".join((prompt.question, *prompt.choices)) for prompt in prompts]
+        encoding = self._tokenizer(texts, add_special_tokens=False)
+        return [len(ids) for ids in encoding["input_ids"]]
+
     def _write(
         self, prompts: list[list[int]], limit: int, stops: tuple[str, ...], is_cancelled: Callable[[], bool]
     ) -> Iterator[Rationale]:

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from pdss_fl.errors import LLMUnavailable, SettingError
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.remote import RemoteGenerator
-from pdss_fl.llm.service import RunningServer, check_address, serve
-from pdss_fl.llm.servicer import SERVICE, ServiceLimits
+from pdss_fl.llm.calls import ServiceLimits
+from pdss_fl.llm.service import RunningServer, ServiceSecurity, serve
+from pdss_fl.llm.servicer import SERVICE
 from pdss_fl.messages import (
     MAX_RATIONALE_CHARS,
     Finish,
@@ -303,11 +304,11 @@ def test_a_port_in_use_is_named(server: RunningServer) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "llm.example.org"])
 def test_plain_text_outside_loopback_must_be_allowed(host: str) -> None:
     with pytest.raises(SettingError, match="--insecure"):
-        check_address(host, 0, insecure=False)
+        ServiceSecurity().check(host)
 
 
 def test_plain_text_outside_loopback_with_permission_has_no_reflection() -> None:
-    server = serve(make_generator(), host="0.0.0.0", port=0, insecure=True)
+    server = serve(make_generator(), host="0.0.0.0", port=0, security=ServiceSecurity(insecure=True))
     with grpc.insecure_channel(server.address.replace("0.0.0.0", "127.0.0.1")) as channel:
         listing = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
             iter([reflection_pb2.ServerReflectionRequest(list_services="")])
@@ -320,4 +321,4 @@ def test_plain_text_outside_loopback_with_permission_has_no_reflection() -> None
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.0.1"])
 def test_loopback_needs_no_permission(host: str) -> None:
-    check_address(host, 0, insecure=False)
+    ServiceSecurity().check(host)

@@ -90,9 +90,11 @@ def serve(
 ) -> None:
     """Load an LLM once and write rationales for any number of runs over gRPC.
 
-    Without options it listens on loopback, in plain text. For a network: a certificate, and a token key that the
-    ServerApp shares (PDSS_TOKEN_KEY), a client CA, or both. The port opens at once; the health service says
-    SERVING when the LLM is loaded, and NOT_SERVING from Ctrl-C or SIGTERM on, while requests under way are finished.
+    Without options: plain text on loopback, for anybody on this machine.
+
+    For a network: a certificate, and a token key (which the ServerApp shares) or a client CA.
+
+    Its health is SERVING once the LLM is loaded, and NOT_SERVING while Ctrl-C or SIGTERM ends it.
     """
     from pdss_fl.llm.generator import load_local_generator
 

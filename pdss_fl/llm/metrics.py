@@ -44,7 +44,7 @@ class ServiceMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        new = {"registry": self.registry}
+        new: dict[str, Any] = {"registry": self.registry}
         self._requests = Counter("pdss_requests", "Requests by the status they ended with.", ["status"], **new)
         self._prompts = Counter("pdss_prompts", "Prompts of accepted requests.", **new)
         self._rationales = Counter("pdss_rationales", "Rationales handed to clients.", **new)
@@ -118,19 +118,20 @@ def serve_metrics(metrics: ServiceMetrics, port: int) -> Callable[[], None]:
     return stop
 
 
+_GAUGES = {
+    "queued": "Prompts that wait.",
+    "running": "Prompts that are being written.",
+    "tokens_per_second": "Tokens a second, as the generator measures it.",
+    "mean_batch": "Mean number of rows of a decoding step.",
+}
+_COUNTERS = {
+    "cache_hits_total": "Prompts answered from the cache.",
+    "rejected_total": "Requests that found the queue full.",
+}
+
+
 class _GeneratorCollector(Collector):
     """Turns a generator's ``stats()`` into metrics; a figure that it does not tell is left out."""
-
-    _GAUGES = {
-        "queued": "Prompts that wait.",
-        "running": "Prompts that are being written.",
-        "tokens_per_second": "Tokens a second, as the generator measures it.",
-        "mean_batch": "Mean number of rows of a decoding step.",
-    }
-    _COUNTERS = {
-        "cache_hits_total": "Prompts answered from the cache.",
-        "rejected_total": "Requests that found the queue full.",
-    }
 
     def __init__(self, stats: Callable[[], SchedulerStats]) -> None:
         self._stats = stats
@@ -138,10 +139,10 @@ class _GeneratorCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Ask the generator and yield what it says."""
         found = self._stats()
-        for name, text in self._GAUGES.items():
+        for name, text in _GAUGES.items():
             if (value := _number(found, name)) is not None:
                 yield GaugeMetricFamily(f"pdss_generator_{name}", text, value)
-        for name, text in self._COUNTERS.items():
+        for name, text in _COUNTERS.items():
             if (value := _number(found, name)) is not None:
                 yield CounterMetricFamily(f"pdss_generator_{name.removesuffix('_total')}", text, value)
         recent = list(getattr(found, "seconds_to_first_token", ()))

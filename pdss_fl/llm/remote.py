@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from random import SystemRandom
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
@@ -195,18 +195,16 @@ class RemoteGenerator:
         finally:
             call.cancel()
         if owners:
-            raise MessageError(
-                f"the LLM server left {len(owners)} of {len(part.prompts)} prompts without a rationale"
-            )
+            raise MessageError(f"the LLM server left {len(owners)} of {len(part.prompts)} prompts without a rationale")
 
     def _ask_info(self, deadline: float) -> pb.ServerInfo:
         left = min(INFO_SECONDS, deadline - time.monotonic())
         try:
-            return self._stub.GetServerInfo(
-                pb.GetServerInfoRequest(schema_version=SCHEMA_VERSION), timeout=left, metadata=self._metadata()
-            )
+            request = pb.GetServerInfoRequest(schema_version=SCHEMA_VERSION)
+            found: pb.ServerInfo = self._stub.GetServerInfo(request, timeout=left, metadata=self._metadata())
         except grpc.RpcError as error:
             self._raise(error, _hint(error))
+        return found
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self._token()}"),) if self._token else ()
@@ -249,9 +247,7 @@ class _Unanswered:
 
     def batch(self) -> PromptBatch:
         """Return what is left as a batch with ordinals of its own, in the order of ``prompts``."""
-        return PromptBatch(
-            tuple(replace(p, ordinal=i) for i, p in enumerate(self.prompts.values())), self._privacy
-        )
+        return PromptBatch(tuple(replace(p, ordinal=i) for i, p in enumerate(self.prompts.values())), self._privacy)
 
     def answered(self, ordinal: int) -> None:
         """Take out a prompt; an answer starts the count of failures anew."""
@@ -292,7 +288,8 @@ _PROBLEMS = {
 
 def _hint(error: grpc.RpcError) -> float | None:
     """Return the seconds after which the server wants to be asked again, if it says so."""
-    for key, value in error.trailing_metadata() or ():
+    trailing: Any = error.trailing_metadata() or ()
+    for key, value in trailing:
         if key == "grpc-retry-pushback-ms" and str(value).isdecimal():
             return min(int(value) / 1000, MAX_HINT_SECONDS)
     return None

@@ -56,7 +56,8 @@ class ServiceSecurity:
             return
         if self.tls is None and self.token_key is not None:
             raise SettingError(
-                f"--host = {host!r} would send tokens over the network in plain text; give --tls-certificate and --tls-key"
+                f"--host = {host!r} would send tokens over the network in plain text; give --tls-certificate and "
+                "--tls-key"
             )
         if self.insecure:
             return

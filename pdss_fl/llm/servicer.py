@@ -131,9 +131,7 @@ class RationaleServicer:
     def _ended(self, status: str, tenant: str, rationales: int, seconds: float) -> None:
         self.metrics.ended(status)
         told = {"status": status, "tenant": short_hash(tenant), "rationales": rationales, "seconds": round(seconds, 3)}
-        logger.info(
-            "%(status)s: %(rationales)d rationales in %(seconds).1f s to tenant %(tenant)s", told, extra=told
-        )
+        logger.info("%(status)s: %(rationales)d rationales in %(seconds).1f s to tenant %(tenant)s", told, extra=told)
 
     def _tenant(self, context: grpc.ServicerContext) -> str:
         """Return who calls: the run and node of a token, else the name in a client certificate, else nobody."""
@@ -142,7 +140,7 @@ class RationaleServicer:
             if len(sent) != 1 or not isinstance(sent[0], str) or not sent[0].lower().startswith(_BEARER):
                 raise Refusal(grpc.StatusCode.UNAUTHENTICATED, "the call carries no bearer token")
             return verify(sent[0][len(_BEARER) :], self._token_key, self._leeway).tenant
-        names = context.auth_context().get("x509_common_name", [])
+        names: Any = context.auth_context().get("x509_common_name")
         return "certificate " + bytes(names[0]).decode(errors="replace") if names else ""
 
     def _ready(self) -> RationaleGenerator:
@@ -190,12 +188,11 @@ class RationaleServicer:
     ) -> Iterator[Rationale]:
         """Hand the batch to the LLM and yield what comes back, until the call is over."""
         self.metrics.accepted(len(batch.prompts))
-        generate = generator.generate
-        if "tenant" in inspect.signature(generate).parameters:
-            generate = partial(generate, tenant=call.tenant)
+        knows_tenants = "tenant" in inspect.signature(generator.generate).parameters
+        options: dict[str, Any] = {"tenant": call.tenant} if knows_tenants else {}
         assert self._llm is not None
         try:
-            self._llm.submit(_write, partial(generate, batch, settings, call.over.is_set), call)
+            self._llm.submit(_write, partial(generator.generate, batch, settings, call.over.is_set, **options), call)
         except RuntimeError:  # it was shut down just now
             raise Refusal(grpc.StatusCode.UNAVAILABLE, "the server is stopping; ask again later", True) from None
         while (answer := call.answers.get()) is not None:

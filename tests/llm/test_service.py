@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdss_fl.errors import LLMUnavailable, SettingError
+from pdss_fl.llm.calls import ServiceLimits
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.remote import RemoteGenerator
-from pdss_fl.llm.calls import ServiceLimits
 from pdss_fl.llm.service import RunningServer, ServiceSecurity, serve
 from pdss_fl.llm.servicer import SERVICE
 from pdss_fl.messages import (
@@ -55,7 +55,7 @@ def refusal(address: str, data: bytes) -> grpc.Call:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    limits = ServiceLimits(max_prompts=8, max_request_bytes=20_000, max_new_tokens=16)
+    limits = ServiceLimits(max_prompts=8, max_request_bytes=20_000, max_new_tokens=16, max_prompt_tokens=1810)
     running = serve(make_generator(), port=0, limits=limits)
     yield running
     running.stop(grace=0)
@@ -120,6 +120,7 @@ def edited(edit: Callable[[pb.GenerateRationalesRequest], object]) -> bytes:
         (edited(lambda m: setattr(m.batch.prompts[1], "question", "")), "prompt 1 has no question"),
         (edited(lambda m: setattr(m.batch.prompts[1], "question", "q" * 9000)), "9000 characters"),
         (edited(lambda m: setattr(m.batch.prompts[1], "question", "robin kettle " * 600)), "context of 2048"),
+        (edited(lambda m: m.batch.prompts[1].choices.extend(["robin kettle " * 600] * 2)), "accepts 1810"),
         (request_bytes(make_batch(9)), "9 prompts"),
     ],
 )

@@ -34,10 +34,12 @@ from pdss_fl.proto.distillation_pb2_grpc import RationaleServiceStub
 INFO_SECONDS = 20.0
 MAX_NAME_CHARS = 200
 MAX_HINT_SECONDS = 60.0
+MAX_PAUSE_SECONDS = 10.0
 _KEEPALIVE_MS = 20_000
 _OPTIONS = [
     ("grpc.keepalive_time_ms", _KEEPALIVE_MS),  # find out about a server that vanished without a word
     ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS),
+    ("grpc.http2.ping_timeout_ms", _KEEPALIVE_MS),
     ("grpc.http2.max_pings_without_data", 0),  # an LLM may think for longer than two of these
     # What is tried again here is to be tried on the network, and not to be answered from a memory of the last try.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -62,9 +64,9 @@ class RemoteGenerator:
         Allow plain text to another machine; never with a token.
     token : Callable[[], str] | None (default: None)
         Gives the bearer token of a call, asked anew for each.
-    retries : int (default: 8)
+    retries : int (default: 12)
         How often in a row a broken connection may bring nothing before the batch is given up. The pauses
-        grow from half a second to half a minute. A server that says that it is busy, loading or stopping is
+        grow to ten seconds at most. A server that says that it is busy, loading or stopping is
         asked again until the timeout.
     backoff : float (default: 0.5)
         Seconds of the first pause at most.
@@ -85,11 +87,11 @@ class RemoteGenerator:
         tls: ClientTls | None = None,
         insecure: bool = False,
         token: Callable[[], str] | None = None,
-        retries: int = 8,
+        retries: int = 12,
         backoff: float = 0.5,
     ) -> None:
         self._address, self._timeout, self._token, self._retries = address, timeout, token, retries
-        self._pause = wait_random_exponential(multiplier=backoff, max=30)
+        self._pause = wait_random_exponential(multiplier=backoff, max=MAX_PAUSE_SECONDS)
         self._channel = open_channel(address, tls, insecure=insecure, has_token=token is not None, options=_OPTIONS)
         self._stub = RationaleServiceStub(self._channel)  # type: ignore[no-untyped-call]
 

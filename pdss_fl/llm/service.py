@@ -185,6 +185,7 @@ def _options(limits: ServiceLimits) -> list[tuple[str, Any]]:
         # A client that vanished without a word frees its place ...
         ("grpc.keepalive_time_ms", keepalive),
         ("grpc.keepalive_timeout_ms", keepalive),
+        ("grpc.http2.ping_timeout_ms", keepalive),  # what gRPC really waits for: a minute otherwise
         ("grpc.http2.max_pings_without_data", 0),
         # ... and a client may find out about a server that did.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

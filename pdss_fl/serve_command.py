@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,8 +96,6 @@ def serve(
 
     Its health is SERVING once the LLM is loaded, and NOT_SERVING while Ctrl-C or SIGTERM ends it.
     """
-    from pdss_fl.llm.generator import load_local_generator
-
     if log_format not in ("text", "json"):
         raise SettingError(f"--log-format = {log_format!r} is unknown; use text or json")
     if log_format == "json":
@@ -115,10 +113,12 @@ def serve(
     server = start(None, host=host, port=port, limits=limits, security=security)
     stop_metrics = serve_metrics(server.metrics, metrics_port) if metrics_port else lambda: None
     try:
+        from pdss_fl.llm.generator import load_local_generator  # takes seconds; the port is open meanwhile
+
         generator = load_local_generator(model, instruction, dtype, batch_size, adapter)
         server.ready(generator)
         typer.echo(f"serving {generator.info.model} ({generator.info.dtype}) at {server.address}")
-        with _status_line(server):
+        with _status_line(server) if log_format == "text" else nullcontext():
             server.wait()
     except KeyboardInterrupt:
         logger.info("stopping; %d requests under way", server.in_flight)

@@ -18,6 +18,7 @@ from pdss_fl.llm.servicer import SERVICE, RationaleServicer
 from pdss_fl.llm.tls import ServerTls, is_loopback
 
 _CLOSE_SECONDS = 2.0
+_SHORT_CALLS = 1000  # refused, health and reflection calls at a time; a flood of them is turned away unread
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ def serve(
     server = grpc.server(
         futures.ThreadPoolExecutor(limits.max_requests + 8),  # beside waiting requests, room for short calls
         options=_options(limits),
+        maximum_concurrent_rpcs=limits.max_requests + _SHORT_CALLS,
     )
     servicer = RationaleServicer(limits, security.token_key, security.token_leeway)
     server.add_generic_rpc_handlers((servicer.handlers(),))

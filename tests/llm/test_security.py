@@ -151,6 +151,22 @@ def test_health_is_open_and_reflection_closed(secure: RunningServer, certificate
     assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
+@pytest.mark.parametrize("described", [True, False])
+def test_reflection_is_as_it_is_set(described: bool) -> None:
+    server = serve(EchoGenerator(), port=0, security=ServiceSecurity(reflection=described))
+    with grpc.insecure_channel(server.address) as channel:
+        listing = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+            iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        )
+        if described:
+            assert SERVICE in {service.name for service in next(listing).list_services_response.service}
+        else:
+            with pytest.raises(grpc.RpcError) as caught:
+                next(listing)
+            assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    server.stop(grace=0)
+
+
 def test_another_ca_and_another_name_and_plain_text_do_not_connect(
     secure: RunningServer, certificates: Certificates, tmp_path: Path
 ) -> None:

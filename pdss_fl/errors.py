@@ -7,9 +7,9 @@ PdssError
 ├── BudgetExhausted     every example has spent what its node allows
 ├── MessageError        a batch is empty, truncated, oversized, of another version or out of order
 ├── LLMUnavailable      the LLM cannot be loaded or reached, or gave up
+│   └── Busy            as many prompts wait for the LLM as its bound allows
 ├── StoreError          the node's own files cannot be written or read
-├── QuorumLost          too few clients answered a step for the run to go on
-└── Busy                the LLM's queue is full; the same request may be accepted later
+└── QuorumLost          too few clients answered a step for the run to go on
 """
 
 from __future__ import annotations
@@ -76,6 +76,12 @@ class LLMUnavailable(PdssError):
     code = 106
 
 
+class Busy(LLMUnavailable):
+    """As many prompts wait for the LLM as its bound allows; asking again later may help."""
+
+    code = 109
+
+
 class StoreError(PdssError):
     """The node's own files cannot be written or read."""
 
@@ -86,9 +92,3 @@ class QuorumLost(PdssError):
     """Too few clients answered a step for the run to go on."""
 
     code = 108
-
-
-class Busy(PdssError):
-    """The LLM's queue is full; nothing was written, and the same request may be accepted later."""
-
-    code = 109

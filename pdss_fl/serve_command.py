@@ -112,6 +112,7 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end as Ctrl-C does
     server = start(None, host=host, port=port, limits=limits, security=security)
     stop_metrics = serve_metrics(server.metrics, metrics_port) if metrics_port else lambda: None
+    generator: Any = None
     try:
         from pdss_fl.llm.generator import load_local_generator  # takes seconds; the port is open meanwhile
 
@@ -124,6 +125,8 @@ def serve(
         logger.info("stopping; %d requests under way", server.in_flight)
     finally:
         server.stop(drain_seconds)
+        if hasattr(generator, "close"):
+            generator.close()
         stop_metrics()
 
 

@@ -134,6 +134,7 @@ class EchoGenerator:
         batch: PromptBatch,
         settings: GenerationSettings,
         is_cancelled: Callable[[], bool] = lambda: False,
+        tenant: str = "",
     ) -> Iterator[Rationale]:
         """Yield the prompts back, the last first."""
         self.seen.append(batch)

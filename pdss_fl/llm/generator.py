@@ -111,6 +111,7 @@ class TransformersGenerator:
         batch: PromptBatch,
         settings: GenerationSettings,
         is_cancelled: Callable[[], bool] = never,
+        tenant: str = "",
     ) -> Iterator[Rationale]:
         """Yield one rationale a prompt, each as soon as it is finished; long prompts are written first.
 

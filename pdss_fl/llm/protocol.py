@@ -26,6 +26,7 @@ class RationaleGenerator(Protocol):
         batch: PromptBatch,
         settings: GenerationSettings,
         is_cancelled: Callable[[], bool] = never,
+        tenant: str = "",
     ) -> Iterator[Rationale]:
         """Yield one rationale a prompt, each as soon as it is finished, in any order.
 
@@ -37,12 +38,15 @@ class RationaleGenerator(Protocol):
             ``max_new_tokens`` is capped by ``info.max_new_tokens``.
         is_cancelled : Callable[[], bool] (default: never)
             Asked often while the LLM writes; once it says true, the iterator ends early.
+        tenant : str (default: "")
+            Whom the prompts are of: an LLM that many share gives each tenant a fair share, and finds
+            an answer again for the same tenant only.
 
         Raises
         ------
         MessageError
             If a prompt does not fit the LLM, or an answer is not what the schema says.
         LLMUnavailable
-            If the LLM fails or cannot be reached.
+            If the LLM fails or cannot be reached, or, as ``Busy``, has too many prompts waiting.
         """
         ...

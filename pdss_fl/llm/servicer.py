@@ -7,7 +7,6 @@ at a time is used by one thread; any other is called from a thread of each reque
 
 from __future__ import annotations
 
-import inspect
 import logging
 import time
 import traceback
@@ -188,11 +187,10 @@ class RationaleServicer:
     ) -> Iterator[Rationale]:
         """Hand the batch to the LLM and yield what comes back, until the call is over."""
         self.metrics.accepted(len(batch.prompts))
-        knows_tenants = "tenant" in inspect.signature(generator.generate).parameters
-        options: dict[str, Any] = {"tenant": call.tenant} if knows_tenants else {}
+        generate = partial(generator.generate, batch, settings, call.over.is_set, call.tenant)
         assert self._llm is not None
         try:
-            self._llm.submit(_write, partial(generator.generate, batch, settings, call.over.is_set, **options), call)
+            self._llm.submit(_write, generate, call)
         except RuntimeError:  # it was shut down just now
             raise Refusal(grpc.StatusCode.UNAVAILABLE, "the server is stopping; ask again later", True) from None
         while (answer := call.answers.get()) is not None:

@@ -47,7 +47,11 @@ class Halting:
         self.sizes: list[int] = []
 
     def generate(
-        self, batch: PromptBatch, settings: GenerationSettings, is_cancelled: Callable[[], bool] = never
+        self,
+        batch: PromptBatch,
+        settings: GenerationSettings,
+        is_cancelled: Callable[[], bool] = never,
+        tenant: str = "",
     ) -> Iterator[Rationale]:
         self.sizes.append(len(batch.prompts))
         first = len(self.sizes) == 1

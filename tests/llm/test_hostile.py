@@ -63,7 +63,11 @@ class Patient:
         self.under_way, self.given_up = 0, 0
 
     def generate(
-        self, batch: PromptBatch, settings: GenerationSettings, is_cancelled: Callable[[], bool] = never
+        self,
+        batch: PromptBatch,
+        settings: GenerationSettings,
+        is_cancelled: Callable[[], bool] = never,
+        tenant: str = "",
     ) -> Iterator[Rationale]:
         self.under_way += 1
         while not self.go.wait(0.01):

@@ -162,7 +162,11 @@ class Held:
         self.sizes: list[int] = []
 
     def generate(
-        self, batch: PromptBatch, settings: GenerationSettings, is_cancelled: Callable[[], bool] = never
+        self,
+        batch: PromptBatch,
+        settings: GenerationSettings,
+        is_cancelled: Callable[[], bool] = never,
+        tenant: str = "",
     ) -> Iterator[Rationale]:
         self.sizes.append(len(batch.prompts))
         self.started.set()
@@ -255,7 +259,11 @@ class Failing:
         self.error = error
 
     def generate(
-        self, batch: PromptBatch, settings: GenerationSettings, is_cancelled: Callable[[], bool] = never
+        self,
+        batch: PromptBatch,
+        settings: GenerationSettings,
+        is_cancelled: Callable[[], bool] = never,
+        tenant: str = "",
     ) -> Iterator[Rationale]:
         yield Rationale(0, "first", Finish.STOP, 1)
         raise self.error

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
@@ -30,24 +30,11 @@ from pdss_fl.messages import (
     RationaleBatch,
 )
 from pdss_fl.replies import plain, prompt_payload, reported_counts
+from pdss_fl.usage import Progress, Usage
 
 logger = logging.getLogger("pdss_fl.strategy")
 
 UNTRAINED, STANDALONE = "untrained", "standalone"
-_PROGRESS_SECONDS = 5.0
-
-
-@dataclass
-class Usage:
-    """What a strategy has used so far: prompts, generated tokens, and seconds by phase."""
-
-    prompts: int = 0
-    tokens: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def add_seconds(self, phase: str, since: float) -> None:
-        """Add the time since ``since`` (``time.monotonic``) to a phase."""
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - since
 
 
 class StepByStepDistillation(FedAvg):
@@ -232,7 +219,7 @@ class StepByStepDistillation(FedAvg):
         weakest = max((b.privacy for b in batches.values()), key=lambda p: p.epsilon_per_token)
         request = PromptBatch(tuple(PerturbedPrompt(i, p.question, p.choices) for i, p in enumerate(prompts)), weakest)
         written: dict[int, list[Rationale]] = {node: [] for node in batches}
-        progress = _Progress(len(owners))
+        progress = Progress(len(owners))
         for rationale in generator.generate(request, self.generation):
             node, ordinal = owners[rationale.ordinal]
             written[node].append(replace(rationale, ordinal=ordinal))
@@ -296,20 +283,6 @@ class StepByStepDistillation(FedAvg):
                 f"{answered} clients answered {step}, fewer than quorum = {self.quorum}; the lines above name the "
                 "others and why"
             )
-
-
-class _Progress:
-    """Logs how many prompts are answered, at most every few seconds."""
-
-    def __init__(self, total: int) -> None:
-        self.done, self.total, self.last = 0, total, time.monotonic()
-
-    def one_more(self) -> None:
-        """Count one answered prompt."""
-        self.done += 1
-        if self.done == self.total or time.monotonic() - self.last >= _PROGRESS_SECONDS:
-            self.last = time.monotonic()
-            logger.info("LLM: %d of %d prompts answered", self.done, self.total)
 
 
 def _requests(contents: Mapping[int, RecordDict], message_type: str, server_round: int) -> list[Message]:

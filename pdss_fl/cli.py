@@ -12,6 +12,7 @@ import typer
 from pdss_fl.errors import PdssError, SettingError
 from pdss_fl.logs import configure_logging
 from pdss_fl.privacy_commands import add_privacy_commands
+from pdss_fl.serve_command import serve, token_key
 
 
 class _OneLineErrors(typer.core.TyperGroup):
@@ -90,30 +91,8 @@ def run(
     typer.echo(f"results: {path}")
 
 
-@app.command()
-def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 50061,
-    model: Annotated[str, typer.Option(help="Hugging Face id or path of a causal LM.")] = "smollm2-135m-instruct",
-    adapter: Annotated[str, typer.Option(help="LoRA folder; auto: the built-in one for the bundled LLM.")] = "auto",
-    instruction: Annotated[str, typer.Option(help="JSON file with task text and demonstrations.")] = "",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts per forward pass.")] = 32,
-    insecure: Annotated[bool, typer.Option(help="Allow plain text outside loopback.")] = False,
-) -> None:
-    """Load an LLM once and write rationales for any number of runs over gRPC."""
-    from pdss_fl.llm.generator import load_local_generator
-    from pdss_fl.llm.service import check_address
-    from pdss_fl.llm.service import serve as start
-
-    check_address(host, port, insecure)
-    generator = load_local_generator(model, instruction, dtype, batch_size, adapter)
-    server = start(generator, host=host, port=port, insecure=insecure)
-    typer.echo(f"serving {generator.info.model} ({generator.info.dtype}) at {server.address}")
-    try:
-        server.wait()
-    except KeyboardInterrupt:
-        server.stop(grace=5.0)
+app.command()(serve)
+app.command()(token_key)
 
 
 @app.command()

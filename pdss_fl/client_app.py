@@ -1,5 +1,8 @@
 """The Flower ClientApp: ``query.perturb``, ``train.distill`` and ``evaluate``.
 
+Over the direct channel ``train.distill`` carries an offer: the client then perturbs, asks the LLM server itself
+and trains, in this one action, with the same bytes, charges and checks as over the relay.
+
 ``app`` is what ``pyproject.toml`` names. To build your own, call ``create_client_app`` and add actions
 or mods to what it returns.
 """
@@ -12,10 +15,14 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
-from pdss_fl.client import DistillationClient
+from pdss_fl.client import DistillationClient, Metrics
 from pdss_fl.config import METHODS, RunSettings
+from pdss_fl.direct import DirectReport, Offer
 from pdss_fl.errors import MessageError
+from pdss_fl.llm.remote import RemoteGenerator
+from pdss_fl.llm.tls import ClientTls
 from pdss_fl.logs import configure_logging
+from pdss_fl.messages import PromptBatch, RationaleBatch
 from pdss_fl.mods import error_guard_mod
 from pdss_fl.policy import NodePolicy
 from pdss_fl.simulation import in_simulation
@@ -43,8 +50,14 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     @app.train("distill")
     def distill(msg: Message, context: Context) -> Message:
         method, server_round = _asked(msg)
-        metrics = _client(context).distill(method, server_round, _payload(msg))
-        return Message(RecordDict({METRICS: MetricRecord(dict(metrics))}), reply_to=msg)
+        offer, content = Offer.find_in(msg.content), RecordDict()
+        if offer is None:
+            metrics = _client(context).distill(method, server_round, _payload(msg))
+        else:
+            metrics, report = distill_directly(_client(context), method, server_round, offer)
+            report.add_to(content)
+        content[METRICS] = MetricRecord(dict(metrics))
+        return Message(content, reply_to=msg)
 
     @app.evaluate()
     def evaluate(msg: Message, context: Context) -> Message:
@@ -53,6 +66,42 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
         return Message(RecordDict({METRICS: MetricRecord(dict(metrics))}), reply_to=msg)
 
     return app
+
+
+def distill_directly(
+    client: DistillationClient, method: str, server_round: int, offer: Offer
+) -> tuple[Metrics, DirectReport]:
+    """Perturb a round's prompts, ask the LLM server of an offer, and train; on a retry ask and train nothing.
+
+    The node's policy decides before anything is charged: whether the address may be asked at all, and which CA
+    is trusted there. The server has to answer before the ledger is charged, too.
+
+    Raises
+    ------
+    PolicyRefusal
+        If the node does not allow the address.
+    LLMUnavailable
+        If the server cannot be reached or gives up.
+    """
+    policy = client.policy
+    policy.check_llm_address(offer.address)
+    roots = policy.llm_root_certificates
+    remote = RemoteGenerator(
+        offer.address,
+        client.settings.llm.timeout,
+        tls=ClientTls(roots, policy.llm_certificate, policy.llm_key) if roots else None,
+        token=(lambda: offer.token) if offer.token else None,
+    )
+    try:
+        model = remote.info.model
+        batch = PromptBatch.parse(client.perturb(method, server_round))
+        done = client.store.load_metrics(method, server_round) is not None
+        rationales = () if done else tuple(remote.generate(batch, offer.generation))
+    finally:
+        remote.close()
+    report = DirectReport(batch.privacy, len(rationales), sum(r.tokens for r in rationales))
+    payload = None if done else RationaleBatch(rationales, model).serialize()
+    return client.distill(method, server_round, payload), report
 
 
 def _payload(msg: Message) -> bytes | None:

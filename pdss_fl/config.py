@@ -128,7 +128,15 @@ class DataSettings:
 class LLMSettings:
     """The large language model on the server's side (``llm.*``).
 
-    From ``base_url`` on for ``backend = "openai"`` only, with ``model`` as the endpoint names it. A prompt that
+    ``channel``: how prompts reach it. ``relay``: in Flower's messages, through the strategy. ``direct``: each
+    client sends its own to the LLM server (``backend = "grpc"``) at ``address``, with a token that the strategy
+    hands out and that is good for ``token_lifetime`` seconds; a node has to allow the address, and trusts its own
+    CA only. ``root_certificates`` is the PEM file of the CA that the strategy trusts (empty: plain text, on
+    loopback only, or anywhere with ``insecure``). What signs tokens, and the strategy's own certificate, are
+    named in the ServerApp's environment, since every node receives these settings.
+
+    From ``base_url`` on for ``backend = "openai"`` only, with ``model`` as the endpoint names it; ``insecure`` allows
+    plain ``http`` off loopback there. A prompt that
     might lead beyond ``max_run_tokens`` (read and written) or ``max_run_cost`` (in the unit of the prices, which
     are for a million tokens) is not sent; 0 means no limit. There is no setting for the API key: see
     ``pdss_fl.llm.endpoint.api_key``.
@@ -137,6 +145,10 @@ class LLMSettings:
     backend: str = _setting("local", one_of("local", "grpc", "openai"))
     model: str = _setting(BUNDLED_MODEL, NOT_EMPTY)
     address: str = _setting("127.0.0.1:50061", NOT_EMPTY)
+    channel: str = _setting("relay", one_of("relay", "direct"))
+    root_certificates: str = _setting("")
+    insecure: bool = _setting(False)
+    token_lifetime: float = _setting(3600.0, _POSITIVE)
     adapter: str = _setting("auto")
     instruction: str = _setting("")
     dtype: str = _setting("auto", one_of("auto", "float32", "bfloat16", "float16"))
@@ -150,7 +162,6 @@ class LLMSettings:
     max_run_cost: float = _setting(0.0, _NOT_NEGATIVE)
     input_price: float = _setting(0.0, _NOT_NEGATIVE)
     output_price: float = _setting(0.0, _NOT_NEGATIVE)
-    insecure: bool = _setting(False)
 
 
 @dataclass(frozen=True)
@@ -221,7 +232,8 @@ class RunSettings:
         if unknown or not settings.method_names:
             raise SettingError(f"methods = {settings.methods!r}: expected words out of {', '.join(METHODS)}")
         paths = {"output-dir": settings.output_dir, "data.path": settings.data.path}
-        for key, path in {**paths, "llm.instruction": settings.llm.instruction}.items():
+        paths |= {"llm.instruction": settings.llm.instruction, "llm.root-certificates": settings.llm.root_certificates}
+        for key, path in paths.items():
             if path and not Path(path).is_absolute():
                 raise SettingError(
                     f"{key} = {path!r} is relative, and Flower runs apps in a directory of its own: "
@@ -232,6 +244,11 @@ class RunSettings:
                 "distill.decoder = 'in-context' needs a pretrained slm.model; found 'scratch': use 'align' or name one"
             )
         _ = settings.privacy.mechanism_parameters  # refuses what cannot be read
+        if settings.llm.channel == "direct" and settings.llm.backend != "grpc":
+            raise SettingError(
+                f"llm.channel = 'direct' needs an LLM server; found llm.backend = {settings.llm.backend!r}: set it to "
+                "'grpc' and llm.address to a `pdss serve` that clients reach"
+            )
         if settings.data.source == BUILT_IN_DATA and settings.data.path:
             raise SettingError("data.path is set but data.source is 'everyday': set data.source to 'jsonl'")
         return settings

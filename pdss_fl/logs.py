@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 
+from pythonjsonlogger.json import JsonFormatter
+
 LOG_PREFIX = "pdss "
 
 
@@ -27,3 +29,15 @@ def configure_logging() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def log_as_json() -> None:
+    """Write one JSON object a line from now on: time, level, name, message, and what an event carries."""
+    formatter = JsonFormatter(
+        "{levelname}{name}{message}",
+        style="{",
+        rename_fields={"levelname": "level", "name": "logger"},
+        timestamp=True,
+    )
+    for handler in logging.getLogger("pdss_fl").handlers:
+        handler.setFormatter(formatter)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from pdss_fl.errors import MessageError
 from pdss_fl.proto import distillation_pb2 as pb
@@ -50,6 +50,17 @@ class PrivacyStatement:
     kept_tokens: float
     parameters: str
     vocabulary_sha256: str
+
+    def serialize(self) -> bytes:
+        """Return the bytes that travel where the prompts travel elsewhere."""
+        return pb.PrivacyStatement(**vars(self)).SerializeToString()
+
+    @classmethod
+    def parse(cls, data: bytes) -> PrivacyStatement:
+        """Check and convert received bytes; raises ``MessageError``."""
+        message = pb.PrivacyStatement()
+        _decode(message, data, "privacy statement")
+        return _statement(message)
 
 
 class Finish(Enum):
@@ -213,7 +224,7 @@ def _within_size(data: bytes, what: str) -> bytes:
     return data
 
 
-def _decode(message: pb.PerturbedPromptBatch | pb.RationaleBatch, data: bytes, what: str) -> None:
+def _decode(message: Message, data: bytes, what: str) -> None:
     if not data:
         raise MessageError(f"the {what} is empty")
     _within_size(data, what)

@@ -19,6 +19,7 @@ from pdss_fl.errors import PolicyRefusal, SettingError
 _KNOWN = {
     "state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example", "allowed-mechanisms",
     "allowed-models", "allowed-lengths", "public-choices", "metrics",
+    "allowed-llm-addresses", "llm-root-certificates", "llm-certificate", "llm-key",
 }  # fmt: skip
 _FLOWERS = {"partition-id", "num-partitions", "policy"}
 _REQUIRED = ("state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example")
@@ -33,6 +34,8 @@ class NodePolicy:
     that kind, and no other. What has no bound for any two inputs spends infinitely much, so it also needs an
     infinite ``max_epsilon_per_example``. ``max_epsilon_per_token`` bounds the guarantee's own figure, for
     ``metric-ldp`` nats per unit of distance. ``allowed_models`` bounds ``slm.model`` and ``privacy.embeddings``.
+    ``allowed_llm_addresses`` are the LLM servers that a run may send this node to (``llm.channel = "direct"``);
+    the node trusts ``llm_root_certificates`` there and no CA that a run names.
     """
 
     state_dir: Path
@@ -44,6 +47,10 @@ class NodePolicy:
     allowed_lengths: tuple[str, ...] = ("fixed", "bucket")
     public_choices: tuple[str, ...] = ()
     metrics: str = "full"
+    allowed_llm_addresses: tuple[str, ...] = ()
+    llm_root_certificates: Path | None = None
+    llm_certificate: Path | None = None
+    llm_key: Path | None = None
     simulated: bool = False
 
     @classmethod
@@ -53,8 +60,10 @@ class NodePolicy:
         Keys: ``state-dir``, ``data-path``, ``max-epsilon-per-token``, ``max-epsilon-per-example``
         (all four needed), ``allowed-mechanisms`` and ``allowed-models`` (words separated by spaces or
         commas, or lists in the file), ``allowed-lengths`` (of ``privacy.length``), ``public-choices`` (the
-        labels that may be sent unperturbed, separated by commas), ``metrics`` (``full`` or ``none``), and
-        ``policy``: a TOML file with the same keys, which ``node_config`` itself outranks.
+        labels that may be sent unperturbed, separated by commas), ``metrics`` (``full`` or ``none``),
+        ``allowed-llm-addresses`` (``host:port``), ``llm-root-certificates`` (PEM file of the CA that is trusted
+        there; without it these addresses have to be on loopback), ``llm-certificate`` and ``llm-key`` (this node's
+        own, for mutual TLS), and ``policy``: a TOML file with the same keys, which ``node_config`` itself outranks.
 
         Raises
         ------
@@ -87,6 +96,10 @@ class NodePolicy:
                 label.strip() for label in _list(config.get("public-choices", ""), ",") if label.strip()
             ),
             metrics=checked("metrics", metrics, str, one_of("full", "none")),
+            allowed_llm_addresses=_words(config.get("allowed-llm-addresses", "")),
+            llm_root_certificates=_file(config, "llm-root-certificates"),
+            llm_certificate=_file(config, "llm-certificate"),
+            llm_key=_file(config, "llm-key"),
         )
 
     @classmethod
@@ -105,6 +118,8 @@ class NodePolicy:
             allowed_mechanisms=(settings.privacy.mechanism, IDENTITY) if built_in else (),
             allowed_models=(settings.slm.model, settings.privacy.embeddings),
             allowed_lengths=(settings.privacy.length,),
+            allowed_llm_addresses=(settings.llm.address,),
+            llm_root_certificates=Path(settings.llm.root_certificates) if settings.llm.root_certificates else None,
             simulated=True,
         )
 
@@ -118,6 +133,8 @@ class NodePolicy:
             raise PolicyRefusal(
                 f"privacy.length = {settings.privacy.length!r} is not among this node's allowed-lengths"
             )
+        if settings.llm.channel == "direct":
+            self.check_llm_address(settings.llm.address)
         embeddings = [model for model in self.allowed_models if model != SCRATCH]  # no model has that name
         for key, value, allowed in (
             ("slm.model", settings.slm.model, self.allowed_models),
@@ -148,6 +165,11 @@ class NodePolicy:
                 f"max-epsilon-per-token = {self.max_epsilon_per_token:g}"
             )
 
+    def check_llm_address(self, address: str) -> None:
+        """Refuse to send anything to an LLM server that the node does not name; raises ``PolicyRefusal``."""
+        if address not in self.allowed_llm_addresses:
+            raise PolicyRefusal(f"llm.address = {address!r} is not among this node's allowed-llm-addresses")
+
     def _check_named(self, name: str) -> None:
         if name not in self.allowed_mechanisms:
             raise PolicyRefusal(f"mechanism {name!r} is not among this node's allowed-mechanisms")
@@ -168,6 +190,10 @@ def _absolute(config: Mapping[str, Any], key: str) -> Path:
     if not path.is_absolute():
         raise SettingError(f"{key} of this SuperNode is a relative path: give an absolute one", str(path))
     return path
+
+
+def _file(config: Mapping[str, Any], key: str) -> Path | None:
+    return _absolute(config, key) if key in config else None
 
 
 def _checked_limit(config: Mapping[str, Any], key: str) -> float:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
 from pdss_fl.config import BUILT_IN_DATA, LLMSettings, RunSettings
+from pdss_fl.direct import Offer
 from pdss_fl.errors import PdssError, PolicyRefusal, QuorumLost
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.logs import configure_logging
@@ -50,14 +52,14 @@ def run_comparison(grid: Grid, settings: RunSettings, run_id: int) -> str:
     directory = RunDirectory(settings.run_directory(run_id))
     directory.write("settings.json", settings.flat())
     started = time.monotonic()
-    generator = load_generator(settings.llm, settings.data.source) if _needs_llm(settings) else None
+    generator = load_generator(settings.llm, settings.data.source, run_id) if _needs_llm(settings) else None
     load_seconds = time.monotonic() - started
     _wait_for_clients(grid, settings.min_available_nodes, settings.perturb_timeout)
     strategies: dict[str, StepByStepDistillation] = {}
     outcome: dict[str, Any] = {}
     for method in settings.method_names:
         logger.info("method %s starts", method)
-        strategies[method] = _strategy(generator, method, settings)
+        strategies[method] = _strategy(generator, method, settings, run_id)
         outcome[method] = _run_method(grid, strategies[method], settings)
         # Written after every method, so that one that fails takes nothing of the others with it.
         directory.append_metrics(strategies[method].client_metrics)
@@ -69,16 +71,24 @@ def run_comparison(grid: Grid, settings: RunSettings, run_id: int) -> str:
     return str(directory.path)
 
 
-def load_generator(llm: LLMSettings, data_source: str = BUILT_IN_DATA) -> RationaleGenerator:
+def load_generator(llm: LLMSettings, data_source: str = BUILT_IN_DATA, run_id: int = 0) -> RationaleGenerator:
     """Return the LLM that the settings name, loaded or reached; raises ``LLMUnavailable`` otherwise.
 
     The built-in adapter, which ``llm.adapter = "auto"`` means, knows the built-in set only, so it is left out
-    for any other ``data_source``.
+    for any other ``data_source``. ``run_id`` is what tokens for an LLM server name.
     """
     if llm.backend == "grpc":
+        from pdss_fl.llm.access import client_tls, token_maker
         from pdss_fl.llm.remote import RemoteGenerator
 
-        remote = RemoteGenerator(llm.address, timeout=llm.timeout)
+        make = token_maker(run_id, llm.token_lifetime)
+        remote = RemoteGenerator(
+            llm.address,
+            timeout=llm.timeout,
+            tls=client_tls(llm.root_certificates),
+            insecure=llm.insecure,
+            token=(lambda: make(0)) if make else None,
+        )
         logger.info("LLM: %s at %s", remote.info.model, llm.address)
         return remote
     if llm.backend == "openai":
@@ -112,15 +122,27 @@ def _wait_for_clients(grid: Grid, wanted: int, timeout: float) -> None:
             logger.info("%d of %d clients are connected", found, wanted)
 
 
-def _strategy(generator: RationaleGenerator | None, method: str, settings: RunSettings) -> StepByStepDistillation:
+def _strategy(
+    generator: RationaleGenerator | None, method: str, settings: RunSettings, run_id: int
+) -> StepByStepDistillation:
+    generation = GenerationSettings(max_new_tokens=settings.llm.max_new_tokens)
     return StepByStepDistillation(
         generator,
         method=method,
-        generation=GenerationSettings(max_new_tokens=settings.llm.max_new_tokens),
+        generation=generation,
+        offer=_offers(settings.llm, generation, run_id) if settings.llm.channel == "direct" else None,
         quorum=settings.quorum,
         perturb_timeout=settings.perturb_timeout,
         fraction_train=settings.fraction_train,
     )
+
+
+def _offers(llm: LLMSettings, generation: GenerationSettings, run_id: int) -> Callable[[int], Offer]:
+    """Return what sends a node to the LLM server, with a token of its own if the server's key is known here."""
+    from pdss_fl.llm.access import token_maker
+
+    make = token_maker(run_id, llm.token_lifetime)
+    return lambda node: Offer(llm.address, make(node) if make else "", generation)
 
 
 def _run_method(grid: Grid, strategy: StepByStepDistillation, settings: RunSettings) -> dict[str, float | int] | None:

@@ -2,21 +2,23 @@
 
 A round of ``FedAvg.start`` becomes: ask every client for perturbed prompts (``query.perturb``), let the
 LLM write one rationale for each, send them back (``train.distill``), let clients evaluate. What this
-side sees is perturbed prompts, counts, and the metrics that a node's policy allows.
+side sees is perturbed prompts, counts, and the metrics that a node's policy allows. Over the direct channel
+clients ask the LLM themselves, so that ``train.distill`` is the only trip before they train.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
 
+from pdss_fl.direct import DirectReport, Offer
 from pdss_fl.errors import MessageError, QuorumLost
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.messages import (
@@ -27,26 +29,12 @@ from pdss_fl.messages import (
     Rationale,
     RationaleBatch,
 )
+from pdss_fl.replies import plain, prompt_payload, reported_counts
+from pdss_fl.usage import Progress, Usage
 
 logger = logging.getLogger("pdss_fl.strategy")
 
 UNTRAINED, STANDALONE = "untrained", "standalone"
-_COUNTS = ("num-examples", "correct")
-_PROGRESS_SECONDS = 5.0
-_MAX_REASON_CHARS = 400
-
-
-@dataclass
-class Usage:
-    """What a strategy has used so far: prompts, generated tokens, and seconds by phase."""
-
-    prompts: int = 0
-    tokens: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def add_seconds(self, phase: str, since: float) -> None:
-        """Add the time since ``since`` (``time.monotonic``) to a phase."""
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - since
 
 
 class StepByStepDistillation(FedAvg):
@@ -68,6 +56,8 @@ class StepByStepDistillation(FedAvg):
         failing clients are named in the log and left out of the round otherwise.
     perturb_timeout : float (default: 600.0)
         Seconds to wait for perturbed prompts.
+    offer : Callable[[int], Offer] | None (default: None)
+        Makes a node's way to the LLM server; turns the direct channel on, in which ``generator`` is not asked.
     fraction_train, fraction_evaluate : float
         As in ``FedAvg``.
 
@@ -91,6 +81,7 @@ class StepByStepDistillation(FedAvg):
         generation: GenerationSettings | None = None,
         quorum: int = 1,
         perturb_timeout: float = 600.0,
+        offer: Callable[[int], Offer] | None = None,
         fraction_train: float = 1.0,
         fraction_evaluate: float = 1.0,
     ) -> None:
@@ -106,6 +97,7 @@ class StepByStepDistillation(FedAvg):
         self.generation = generation or GenerationSettings()
         self.quorum = quorum
         self.perturb_timeout = perturb_timeout
+        self.offer = offer
         self.usage = Usage()
         self.statements: dict[int, PrivacyStatement] = {}
         self.client_metrics: list[dict[str, str | int]] = []
@@ -121,11 +113,11 @@ class StepByStepDistillation(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Collect perturbed prompts, let the LLM answer, and address the answers to their clients."""
+        """Collect perturbed prompts and address the LLM's answers to their clients, or send them to the LLM."""
         node_ids, _ = sample_nodes(grid, self.min_available_nodes, self._sample_size(grid, self.fraction_train))
         config = self._config(config, server_round)
-        if self.method == STANDALONE:
-            contents = {node: RecordDict({"config": config}) for node in node_ids}
+        if self.method == STANDALONE or self.offer is not None:
+            contents = self._orders(node_ids, config)
         else:
             batches = self._collect_prompts(grid, node_ids, config, server_round)
             answers = self._write_rationales(batches)
@@ -139,7 +131,11 @@ class StepByStepDistillation(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Keep what clients reported; there are no weights to average."""
-        return None, self._aggregate("distill", server_round, replies)
+        answered = self._answered("distill", self._sent, replies)
+        self._trained |= set(answered)
+        if self.offer is not None and self.method != STANDALONE:
+            self._note_reports(answered)
+        return None, self._aggregate("distill", server_round, answered)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -153,7 +149,8 @@ class StepByStepDistillation(FedAvg):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up right answers and questions over the clients."""
-        return self._aggregate("evaluate", server_round, replies)
+        answered = self._answered("evaluate", self._sent, replies)
+        return self._aggregate("evaluate", server_round, answered)
 
     def evaluate_only(self, grid: Grid, timeout: float) -> MetricRecord | None:
         """Evaluate without training, for the untrained model."""
@@ -170,6 +167,14 @@ class StepByStepDistillation(FedAvg):
         self._sent, self._sent_at = requests, time.monotonic()
         return requests
 
+    def _orders(self, node_ids: Iterable[int], config: ConfigRecord) -> dict[int, RecordDict]:
+        """Tell clients to train: on their labels alone, or with what the LLM server tells them directly."""
+        contents = {node: RecordDict({"config": config}) for node in node_ids}
+        if self.offer is not None and self.method != STANDALONE:
+            for node, content in contents.items():
+                self.offer(node).add_to(content)
+        return contents
+
     def _collect_prompts(
         self, grid: Grid, node_ids: Iterable[int], config: ConfigRecord, server_round: int
     ) -> dict[int, PromptBatch]:
@@ -180,7 +185,7 @@ class StepByStepDistillation(FedAvg):
         batches: dict[int, PromptBatch] = {}
         for node, reply in self._answered("query.perturb", requests, replies).items():
             try:
-                batches[node] = PromptBatch.parse(_payload(reply))
+                batches[node] = PromptBatch.parse(prompt_payload(reply))
             except MessageError as err:
                 logger.warning("client %d left out of round %d: %s", node, server_round, err.public)
         self._check_quorum("query.perturb", len(batches))
@@ -214,7 +219,7 @@ class StepByStepDistillation(FedAvg):
         weakest = max((b.privacy for b in batches.values()), key=lambda p: p.epsilon_per_token)
         request = PromptBatch(tuple(PerturbedPrompt(i, p.question, p.choices) for i, p in enumerate(prompts)), weakest)
         written: dict[int, list[Rationale]] = {node: [] for node in batches}
-        progress = _Progress(len(owners))
+        progress = Progress(len(owners))
         for rationale in generator.generate(request, self.generation):
             node, ordinal = owners[rationale.ordinal]
             written[node].append(replace(rationale, ordinal=ordinal))
@@ -224,19 +229,28 @@ class StepByStepDistillation(FedAvg):
         model = generator.info.model
         return {node: RationaleBatch(tuple(rows), model) for node, rows in written.items()}
 
-    def _aggregate(self, phase: str, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        answered = self._answered(phase, self._sent, replies)
+    def _note_reports(self, answered: Mapping[int, Message]) -> None:
+        """Keep what clients tell of prompts that they sent to the LLM themselves."""
+        for node, reply in answered.items():
+            try:
+                report = DirectReport.find_in(reply.content)
+            except MessageError as err:
+                logger.warning("client %d: %s", node, err.public)
+            else:
+                self.statements[node] = report.statement
+                self.usage.prompts += report.prompts
+                self.usage.tokens += report.tokens
+
+    def _aggregate(self, phase: str, server_round: int, answered: Mapping[int, Message]) -> MetricRecord | None:
         self.usage.add_seconds(phase, self._sent_at)
         total = {"num-examples": 0}
         for node, reply in answered.items():
-            metrics = _counts(reply)
+            metrics = reported_counts(reply)
             self.client_metrics.append(
                 {"method": self.method, "round": server_round, "phase": phase, "node": node, **metrics}
             )
             for key, value in metrics.items():
                 total[key] = total.get(key, 0) + value
-        if phase == "distill":
-            self._trained |= set(answered)
         return MetricRecord(dict(total))
 
     def _answered(self, step: str, requests: Iterable[Message], replies: Iterable[Message]) -> dict[int, Message]:
@@ -254,7 +268,7 @@ class StepByStepDistillation(FedAvg):
                     step,
                     node,
                     reply.error.code,
-                    _plain(reply.error.reason),
+                    plain(reply.error.reason),
                 )
             else:
                 answered[node] = reply
@@ -271,42 +285,5 @@ class StepByStepDistillation(FedAvg):
             )
 
 
-class _Progress:
-    """Logs how many prompts are answered, at most every few seconds."""
-
-    def __init__(self, total: int) -> None:
-        self.done, self.total, self.last = 0, total, time.monotonic()
-
-    def one_more(self) -> None:
-        """Count one answered prompt."""
-        self.done += 1
-        if self.done == self.total or time.monotonic() - self.last >= _PROGRESS_SECONDS:
-            self.last = time.monotonic()
-            logger.info("LLM: %d of %d prompts answered", self.done, self.total)
-
-
 def _requests(contents: Mapping[int, RecordDict], message_type: str, server_round: int) -> list[Message]:
     return [Message(content, node, message_type, group_id=str(server_round)) for node, content in contents.items()]
-
-
-def _payload(reply: Message) -> bytes:
-    record = reply.content.get("prompts")
-    payload = record.get("payload") if isinstance(record, ConfigRecord) else None
-    if not isinstance(payload, bytes):
-        raise MessageError("the reply carries no prompt batch")
-    return payload
-
-
-def _counts(reply: Message) -> dict[str, int]:
-    """Return the counts that a client reported, nothing of a report that cannot be one."""
-    record = reply.content.get("metrics")
-    if not isinstance(record, MetricRecord):
-        return {}
-    counts = {key: value for key in _COUNTS if isinstance(value := record.get(key), int)}
-    total = counts.get("num-examples", -1)
-    return counts if 0 <= counts.get("correct", 0) <= total else {}
-
-
-def _plain(reason: str | None) -> str:
-    """Return a client's text in one printable line of bounded length."""
-    return "".join(c if c.isprintable() else " " for c in (reason or ""))[:_MAX_REASON_CHARS]

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from pdss_fl.errors import LLMUnavailable
 from pdss_fl.llm.remote import RemoteGenerator
+from pdss_fl.llm.tokens import TokenIssuer, read_key
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PrivacyStatement, PromptBatch
+from tests.llm.network import make_certificates
 
 ROOT = Path(__file__).parent.parent
 PDSS = [sys.executable, "-m", "pdss_fl.cli"]
@@ -36,9 +44,19 @@ def free_port() -> int:
 
 def test_every_command_explains_itself() -> None:
     shown = pdss("--help").stdout
-    for command in ("run", "serve", "predict", "prepare", "privacy", "mechanisms", "perturb", "audit"):
+    for command in ("run", "serve", "token-key", "predict", "prepare", "privacy", "mechanisms", "perturb", "audit"):
         assert command in shown
         assert pdss(command, "--help").returncode == 0
+
+
+def test_the_help_of_serve_is_grouped_and_names_every_limit() -> None:
+    shown = pdss("serve", "--help", COLUMNS="100").stdout
+    for part in ("LLM", "Network and security", "Limits", "Operation"):
+        assert f"─ {part} ─" in shown
+    options = "--tls-certificate --client-ca --token-key --insecure --metrics-port --drain-seconds --log-format"
+    limits = "--max-request-bytes --max-prompts --max-prompt-tokens --max-new-tokens --max-requests --max-seconds"
+    for option in f"{options} {limits} --max-requests-per-tenant".split():
+        assert option in shown
 
 
 @pytest.mark.parametrize(
@@ -46,6 +64,10 @@ def test_every_command_explains_itself() -> None:
     [
         (["serve", "--model", "no/such-model"], "llm.model"),
         (["serve", "--host", "0.0.0.0", "--model", "no/such-model"], "--insecure"),
+        (["serve", "--tls-certificate", "a.pem"], "--tls-key"),
+        (["serve", "--token-key", "no-such-file"], "--token-key"),
+        (["serve", "--log-format", "xml"], "--log-format"),
+        (["token-key", "pyproject.toml"], "exists already"),
         (["predict", "missing-folder", "missing-file"], "saved small model"),
         (["privacy", "--epsilon", "0"], "privacy.epsilon"),
         (["privacy", "--epsilon", "nan"], "privacy.epsilon"),
@@ -77,26 +99,81 @@ def test_the_default_is_printed_with_its_attack(tiny: Path) -> None:
         assert part in shown
 
 
-def test_a_served_llm_answers_is_healthy_and_ends_cleanly(tiny: Path) -> None:
-    port = free_port()
-    command = [*PDSS, "serve", "--port", str(port), "--model", str(tiny)]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+@contextmanager
+def served(tiny: Path, *options: str | Path, stderr: Any = None) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run ``pdss serve`` on a free port until the block is left; yield its address."""
+    address = f"127.0.0.1:{free_port()}"
+    command = [*PDSS, "serve", "--port", address.rpartition(":")[2], "--model", str(tiny), *map(str, options)]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
-        assert f"127.0.0.1:{port}" in (server.stdout.readline() if server.stdout else "")
-        remote = RemoteGenerator(f"127.0.0.1:{port}")
-        statement = PrivacyStatement("staircase", "pure-ldp", 8.0, 100.0, 1e-5, 20, "basic", 0.3, "k=3", "ab")
-        batch = PromptBatch(tuple(PerturbedPrompt(i, f"what is {i}", ("a", "b")) for i in range(3)), statement)
-        rationales = list(remote.generate(batch, GenerationSettings(5)))
+        assert address in (server.stdout.readline() if server.stdout else "")
+        yield address, server
+    finally:
+        server.kill()
+        server.wait()
+
+
+def batch_of(prompts: int) -> PromptBatch:
+    statement = PrivacyStatement("staircase", "pure-ldp", 8.0, 100.0, 1e-5, 20, "basic", 0.3, "k=3", "ab")
+    return PromptBatch(tuple(PerturbedPrompt(i, f"what is {i}", ("a", "b")) for i in range(prompts)), statement)
+
+
+def read_all(terminal: int, into: list[bytes]) -> None:
+    """Read a terminal until nobody holds its other end any more."""
+    with contextlib.suppress(OSError):
+        while data := os.read(terminal, 4096):
+            into.append(data)
+
+
+def test_a_served_llm_answers_shows_a_status_line_and_ends_cleanly(tiny: Path) -> None:
+    master, slave = os.openpty()
+    shown: list[bytes] = []
+    reader = threading.Thread(target=read_all, args=(master, shown))
+    with served(tiny, stderr=slave) as (address, server):
+        os.close(slave)
+        reader.start()
+        rationales = list(RemoteGenerator(address).generate(batch_of(3), GenerationSettings(5)))
         assert sorted(r.ordinal for r in rationales) == [0, 1, 2]
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        with grpc.insecure_channel(address) as channel:
             status = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status
         assert status == health_pb2.HealthCheckResponse.SERVING
-        busy = pdss("serve", "--port", str(port), "--model", tiny)
+        port = address.rpartition(":")[2]
+        busy = pdss("serve", "--port", port, "--model", tiny)
         assert busy.returncode == 1
-        assert f"--port = {port}" in busy.stderr or str(port) in busy.stderr
-    finally:
+        assert f"--port = {port}" in busy.stderr
         server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=20) == 0
+        assert server.wait(timeout=60) == 0
+    reader.join(timeout=30)
+    os.close(master)
+    text = b"".join(shown).decode()
+    assert "3 of 3 prompts answered" in text
+    assert "OK: 3 rationales" in text
+    assert "Traceback" not in text
+
+
+def test_a_terminated_server_finishes_what_is_under_way_and_logs_objects(tiny: Path, tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path / "certificates")
+    assert pdss("token-key", tmp_path / "key").returncode == 0
+    issuer = TokenIssuer(read_key(tmp_path / "key", "--token-key"), 4, 60)
+    options = ["--tls-certificate", certificates.server, "--tls-key", certificates.server_key]
+    options += ["--token-key", tmp_path / "key", "--log-format", "json", "--batch-size", "4"]
+    with open(tmp_path / "log", "w") as log, served(tiny, *options, stderr=log) as (address, server):
+        tls = certificates.client_tls()
+        with pytest.raises(LLMUnavailable, match="does not accept the token"):
+            RemoteGenerator(address, tls=tls).info  # noqa: B018
+        remote = RemoteGenerator(address, tls=tls, token=lambda: issuer.token(0), retries=0)
+        answers = remote.generate(batch_of(60), GenerationSettings(16, ()))
+        found = [next(answers)]
+        server.terminate()
+        found += answers
+        assert sorted(r.ordinal for r in found) == list(range(60))
+        assert server.wait(timeout=60) == 0
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines() if line.startswith("{")]
+    (ended,) = [line for line in lines if line.get("status") == "OK"]
+    assert ended["rationales"] == 60
+    assert ended["level"] == "INFO"
+    assert any(line["message"] == "stopping; 1 requests under way" for line in lines)
+    assert "what is" not in (tmp_path / "log").read_text()
 
 
 def test_predictions_are_json_lines(tmp_path: Path, tiny: Path) -> None:

@@ -79,4 +79,6 @@ def test_the_client_cannot_reach_the_server() -> None:
     assert {m for m in reached if m.startswith("pdss_fl.llm") and m in MODULES} <= {
         "pdss_fl.llm",
         "pdss_fl.llm.remote",
+        "pdss_fl.llm.protocol",
+        "pdss_fl.llm.tls",
     }

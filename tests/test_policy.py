@@ -135,3 +135,30 @@ def test_what_bounds_no_document_also_needs_a_ledger_without_limit(tmp_path: Pat
         policy = NodePolicy.from_node_config(node)
         ledger = Ledger(policy.state_dir / f"{limit}.jsonl", policy.max_epsilon_per_example)
         assert ledger.charge([charge]) == [accepted]
+
+
+def test_a_node_names_the_llm_servers_it_may_be_sent_to_and_the_ca_it_trusts() -> None:
+    direct = RunSettings.from_run_config(
+        {"llm.backend": "grpc", "llm.channel": "direct", "llm.address": "llm.example.org:50061"}
+    )
+    with pytest.raises(PolicyRefusal, match="allowed-llm-addresses"):
+        NodePolicy.from_node_config(NODE).check_run(direct)
+    addresses = "127.0.0.1:50061, llm.example.org:50061"
+    node = {**NODE, "allowed-llm-addresses": addresses, "llm-root-certificates": "/ca.pem"}
+    policy = NodePolicy.from_node_config(node)
+    policy.check_run(direct)
+    assert policy.llm_root_certificates == Path("/ca.pem")
+    for near in ("llm.example.org:50062", "llm.example.org", "LLM.example.org:50061", "x.llm.example.org:50061"):
+        with pytest.raises(PolicyRefusal, match="allowed-llm-addresses"):
+            policy.check_llm_address(near)
+    with pytest.raises(SettingError, match="llm-root-certificates of this SuperNode is a relative path"):
+        NodePolicy.from_node_config({**NODE, "llm-root-certificates": "ca.pem"})
+
+
+def test_a_simulation_trusts_what_the_run_names(tmp_path: Path) -> None:
+    settings = RunSettings.from_run_config(
+        {"llm.backend": "grpc", "llm.channel": "direct", "llm.root-certificates": "/ca.pem"}
+    )
+    policy = NodePolicy.simulation(tmp_path, settings)
+    policy.check_run(settings)
+    assert policy.llm_root_certificates == Path("/ca.pem")

@@ -14,9 +14,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from scipy.stats import binom
 
 from pdss_fl.client_app import create_client_app
+from pdss_fl.direct import Offer
 from pdss_fl.llm.remote import RemoteGenerator
-from pdss_fl.llm.service import serve
-from pdss_fl.messages import PromptBatch
+from pdss_fl.llm.service import ServiceSecurity, serve
+from pdss_fl.llm.tokens import TokenIssuer
+from pdss_fl.messages import GenerationSettings, PromptBatch
 from pdss_fl.privacy import available_mechanisms
 from pdss_fl.strategy import StepByStepDistillation
 from tests.harness import (
@@ -27,6 +29,7 @@ from tests.harness import (
     payload_bytes,
     texts_seen,
 )
+from tests.llm.network import Proxy
 
 CANARIES = ("zanzibarqx", "quuxington", "4471993", "zürichsee", "日本語秘密", "kanarienvogel", "hôpital")
 
@@ -71,14 +74,16 @@ def run_config(tiny: Path, **changes: Any) -> dict[str, Any]:
     }
 
 
-def grid_of(tmp_path: Path, tiny: Path, clients: int = 2, **changes: Any) -> LoopbackGrid:
+def grid_of(
+    tmp_path: Path, tiny: Path, clients: int = 2, extra: dict[str, Any] | None = None, **changes: Any
+) -> LoopbackGrid:
     contexts = {}
     for i in range(1, clients + 1):
         allowed: dict[str, Any] = {"allowed-models": f"scratch {tiny}", "allowed-lengths": "fixed bucket exact"}
         named = changes.get("privacy.mechanism")
         if named:  # some promise nothing that adds up, so that a node has to name them and to set no bound
             allowed |= {"allowed-mechanisms": named, "max-epsilon-per-example": math.inf}
-        policy = node(tmp_path / f"state{i}", private_file(tmp_path / str(i)), **allowed)
+        policy = node(tmp_path / f"state{i}", private_file(tmp_path / str(i)), **allowed, **(extra or {}))
         contexts[i] = context(i, policy, run_config(tiny, **changes))
     return LoopbackGrid(create_client_app(), contexts)
 
@@ -145,6 +150,38 @@ def test_grpc_frames_carry_no_canary(tmp_path: Path, tiny: Path) -> None:
         server.stop(0)
     assert sum(len(batch.prompts) for batch in shown.seen) == 12
     assert all(found_in(batch.serialize()) == [] for batch in shown.seen)
+
+
+def test_the_direct_channel_carries_no_canary_either(
+    tmp_path: Path, tiny: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every byte that clients send to the LLM server is read off the connection, frames and all."""
+    shown = EchoGenerator()
+    server = serve(shown, port=0, security=ServiceSecurity(token_key=b"k" * 64))
+    proxy = Proxy(server.address)
+    issuer = TokenIssuer(b"k" * 64, 1, 600)
+    settings = {"llm.backend": "grpc", "llm.channel": "direct", "llm.address": proxy.address}
+    grid = grid_of(tmp_path, tiny, extra={"allowed-llm-addresses": proxy.address}, **settings)
+    strategy = StepByStepDistillation(
+        None, quorum=2, offer=lambda i: Offer(proxy.address, issuer.token(i), GenerationSettings())
+    )
+    monkeypatch.setattr(logging.getLogger("pdss_fl"), "propagate", True)
+    try:
+        with caplog.at_level(logging.DEBUG):
+            strategy.start(grid, ArrayRecord(), num_rounds=1)
+    finally:
+        proxy.close()
+        server.stop(0)
+    assert sum(len(batch.prompts) for batch in shown.seen) == 12
+    question = shown.seen[0].prompts[0].question
+    assert question.encode() in proxy.sent, "what was sent can be read here"
+    assert found_in(bytes(proxy.sent)) == []
+    for message in (*grid.replies, *grid.requests):
+        assert not (isinstance(message, Message) and message.has_error())
+        assert found_in(payload_bytes(message)) == []
+        assert question.encode() not in payload_bytes(message), "prompts do not pass the strategy"
+    assert found_in(caplog.text) == []
+    assert question not in caplog.text
 
 
 def test_labels_are_not_sent_and_choices_come_in_a_fresh_order(tmp_path: Path, tiny: Path) -> None:

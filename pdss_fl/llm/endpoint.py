@@ -27,7 +27,7 @@ from tenacity import (
 )
 
 from pdss_fl.errors import LLMUnavailable, SettingError
-from pdss_fl.llm.service import is_loopback
+from pdss_fl.llm.tls import is_loopback
 
 MAX_ANSWER_BYTES = 2**20
 CONNECT_SECONDS = 10.0

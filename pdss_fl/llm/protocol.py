@@ -14,7 +14,10 @@ def never() -> bool:
 
 
 class RationaleGenerator(Protocol):
-    """Writes one rationale a prompt."""
+    """Writes one rationale a prompt, for any number of threads at a time.
+
+    One that can count and tell more has ``count_tokens(prompts)`` and ``stats()``, as the ``Scheduler`` has.
+    """
 
     @property
     def info(self) -> ServerInfo:

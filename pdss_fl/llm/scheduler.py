@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,7 +27,7 @@ from pdss_fl.llm.protocol import never
 from pdss_fl.llm.runner import Runner
 from pdss_fl.llm.statistics import Counters, SchedulerStats
 from pdss_fl.llm.writing import Scribe, Written
-from pdss_fl.messages import GenerationSettings, PromptBatch, Rationale, ServerInfo
+from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch, Rationale, ServerInfo
 
 BATCH_SIZE = 128
 MAX_QUEUED = 100_000
@@ -133,6 +133,10 @@ class Scheduler:
         limit = min(settings.max_new_tokens, self.info.max_new_tokens)
         prompts = self._scribe.read(batch.prompts, limit)
         return self._stream(Call(tenant, is_cancelled, len(prompts)), prompts, limit, settings.stop)
+
+    def count_tokens(self, prompts: Sequence[PerturbedPrompt]) -> list[int]:
+        """Return how many tokens each prompt has by itself, without the instruction."""
+        return self._scribe.count(prompts)
 
     def stats(self) -> SchedulerStats:
         """Return what was counted so far."""

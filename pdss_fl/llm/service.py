@@ -2,23 +2,80 @@
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 from concurrent import futures
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from pdss_fl.errors import SettingError
+from pdss_fl.llm.calls import ServiceLimits
+from pdss_fl.llm.metrics import ServiceMetrics
 from pdss_fl.llm.protocol import RationaleGenerator
-from pdss_fl.llm.servicer import SERVICE, RationaleServicer, ServiceLimits
+from pdss_fl.llm.servicer import SERVICE, RationaleServicer
+from pdss_fl.llm.tls import ServerTls, is_loopback
+
+_CLOSE_SECONDS = 2.0
+_SHORT_CALLS = 1000  # refused, health and reflection calls at a time; a flood of them is turned away unread
+
+
+@dataclass(frozen=True)
+class ServiceSecurity:
+    """Who may call, and under which lock.
+
+    Parameters
+    ----------
+    tls : ServerTls | None (default: None)
+        Plain text if not given.
+    token_key : bytes | None (default: None)
+        If given, only callers with a token signed with it are answered; see ``pdss_fl.llm.tokens``.
+    token_leeway : float (default: 60.0)
+        Seconds by which other machines' clocks may differ.
+    insecure : bool (default: False)
+        Allow plain text, or callers that prove nothing, outside loopback.
+    reflection : bool | None (default: None)
+        Whether the server describes its services; by default on loopback only.
+    """
+
+    tls: ServerTls | None = None
+    token_key: bytes | None = None
+    token_leeway: float = 60.0
+    insecure: bool = False
+    reflection: bool | None = None
+
+    def check(self, host: str) -> None:
+        """Refuse to listen on an address with less than it needs.
+
+        Raises
+        ------
+        SettingError
+            If ``host`` is not loopback and the channel is plain text, or anybody could call.
+        """
+        if is_loopback(host):
+            return
+        if self.tls is None and self.token_key is not None:
+            raise SettingError(
+                f"--host = {host!r} would send tokens over the network in plain text; give --tls-certificate and "
+                "--tls-key"
+            )
+        if self.insecure:
+            return
+        if self.tls is None:
+            raise SettingError(
+                f"--host = {host!r} would send prompts over the network in plain text; give --tls-certificate and "
+                "--tls-key, listen on 127.0.0.1, or allow it with --insecure"
+            )
+        if self.token_key is None and self.tls.client_ca is None:
+            raise SettingError(
+                f"--host = {host!r} would answer anybody; give --token-key or --client-ca, or allow it with --insecure"
+            )
 
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server that has started.
+    """A server that has started; it answers once it has a generator.
 
     Parameters
     ----------
@@ -31,101 +88,110 @@ class RunningServer:
     _servicer: RationaleServicer
     _health: health.HealthServicer
 
+    @property
+    def metrics(self) -> ServiceMetrics:
+        """What the server has counted."""
+        return self._servicer.metrics
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way or waiting."""
+        return len(self._servicer.calls)
+
+    def ready(self, generator: RationaleGenerator) -> None:
+        """Answer with this generator from now on, and say so to whoever asks for the server's health."""
+        self._servicer.use(generator)
+        for name in ("", SERVICE):
+            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+
     def wait(self) -> None:
         """Return when the server has been stopped."""
         self._server.wait_for_termination()
 
     def stop(self, grace: float) -> None:
-        """Accept nothing new, give calls under way ``grace`` seconds, cancel what is left, and return."""
+        """Accept nothing new, give calls under way ``grace`` seconds, end what is left, and return.
+
+        Meanwhile the server's health is not-serving. What a call has been answered by then has been sent; it
+        ends with a hint to ask again, and a ``RemoteGenerator`` asks the next server for the rest.
+        """
         self._health.enter_graceful_shutdown()
-        self._server.stop(grace).wait()
+        self._servicer.calls.drain(grace)
+        self._server.stop(min(grace, _CLOSE_SECONDS)).wait()
         self._servicer.close()
 
 
 def serve(
-    generator: RationaleGenerator,
+    generator: RationaleGenerator | None,
     *,
     host: str = "127.0.0.1",
     port: int = 50061,
     limits: ServiceLimits | None = None,
-    insecure: bool = False,
+    security: ServiceSecurity | None = None,
 ) -> RunningServer:
-    """Start a server with the rationale and health services, on loopback also with reflection.
+    """Start a server with the rationale and health services.
 
     Parameters
     ----------
-    generator : RationaleGenerator
-        Used by one thread at a time.
+    generator : RationaleGenerator | None
+        Called from many threads. ``None``: the server is not serving until ``RunningServer.ready``.
     host : str (default: "127.0.0.1")
         Name or address to listen on.
     port : int (default: 50061)
         0 takes a free one.
     limits : ServiceLimits | None (default: None)
         The defaults of ``ServiceLimits`` if not given.
-    insecure : bool (default: False)
-        Allow plain text outside loopback.
+    security : ServiceSecurity | None (default: None)
+        The defaults of ``ServiceSecurity`` if not given: plain text and anybody, on loopback.
 
     Raises
     ------
     SettingError
-        See ``check_address``.
+        See ``ServiceSecurity.check``; or if the address cannot be used, or a certificate.
     """
-    check_address(host, port, insecure)
-    limits = limits or ServiceLimits()
+    limits, security = limits or ServiceLimits(), security or ServiceSecurity()
+    security.check(host)
+    credentials = security.tls.credentials() if security.tls else None
     server = grpc.server(
         futures.ThreadPoolExecutor(limits.max_requests + 8),  # beside waiting requests, room for short calls
-        options=[
-            ("grpc.so_reuseport", 0),  # else two servers share a port without a word
-            ("grpc.max_receive_message_length", limits.max_request_bytes),
-            ("grpc.keepalive_time_ms", 60_000),  # a client that vanished frees its place
-        ],
+        options=_options(limits),
+        maximum_concurrent_rpcs=limits.max_requests + _SHORT_CALLS,
     )
-    servicer = RationaleServicer(generator, limits)
+    servicer = RationaleServicer(limits, security.token_key, security.token_leeway)
     server.add_generic_rpc_handlers((servicer.handlers(),))
     status = _add_health(server)
-    if is_loopback(host):
+    if security.reflection or (security.reflection is None and is_loopback(host)):
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     shown = f"[{host}]" if ":" in host else host
+    target = f"{shown}:{port}"
     try:
-        bound = server.add_insecure_port(f"{shown}:{port}")
+        bound = server.add_secure_port(target, credentials) if credentials else server.add_insecure_port(target)
     except RuntimeError:
-        raise _unusable(host, port) from None
-    server.start()
-    return RunningServer(f"{shown}:{bound}", server, servicer, status)
-
-
-def check_address(host: str, port: int, insecure: bool) -> None:
-    """Refuse an address that cannot or should not be served, before an LLM is loaded for it.
-
-    Raises
-    ------
-    SettingError
-        If ``host`` is not loopback and plain text was not allowed, or if the port cannot be bound.
-    """
-    if not (insecure or is_loopback(host)):
         raise SettingError(
-            f"--host = {host!r} would send prompts over the network in plain text; listen on 127.0.0.1, "
-            "or allow it with --insecure"
-        )
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        socket.create_server((host, port), family=family).close()
-    except OSError:
-        raise _unusable(host, port) from None
+            f"--port = {port} on --host = {host!r} is in use or not available, or the certificate and key do not "
+            "belong together; choose another, or 0 for a free one"
+        ) from None
+    server.start()
+    running = RunningServer(f"{shown}:{bound}", server, servicer, status)
+    if generator is not None:
+        running.ready(generator)
+    return running
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether a name or address stays on this machine."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _unusable(host: str, port: int) -> SettingError:
-    return SettingError(
-        f"--port = {port} on --host = {host!r} is in use or not available; choose another, or 0 for a free one"
-    )
+def _options(limits: ServiceLimits) -> list[tuple[str, Any]]:
+    keepalive = int(limits.keepalive_seconds * 1000)
+    return [
+        ("grpc.so_reuseport", 0),  # else two servers share a port without a word
+        ("grpc.max_receive_message_length", limits.max_request_bytes),
+        ("grpc.max_metadata_size", 16 * 2**10),
+        # A client that vanished without a word frees its place ...
+        ("grpc.keepalive_time_ms", keepalive),
+        ("grpc.keepalive_timeout_ms", keepalive),
+        ("grpc.http2.ping_timeout_ms", keepalive),  # what gRPC really waits for: a minute otherwise
+        ("grpc.http2.max_pings_without_data", 0),
+        # ... and a client may find out about a server that did.
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ]
 
 
 def _add_health(server: grpc.Server) -> health.HealthServicer:
@@ -134,5 +200,5 @@ def _add_health(server: grpc.Server) -> health.HealthServicer:
     )
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     for name in ("", SERVICE):
-        servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+        servicer.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     return servicer

@@ -1,30 +1,33 @@
 """The handlers of the gRPC service: bytes in, rationales out, every failure a status without content.
 
-What a client sends is never logged. Requests are answered one after the other, in their order; one
-that is cancelled, or whose deadline passes, stops at the next token or never starts.
+What a client sends is never logged. One that leaves, or whose deadline passes, stops its prompts at the
+next token; one that reads slowly holds its own place and nobody else's: the LLM is called from a thread
+of each request, beside the one that sends.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
-from dataclasses import dataclass, replace
-from queue import SimpleQueue
-from typing import Any, NoReturn
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from pdss_fl.errors import LLMUnavailable, MessageError
+from pdss_fl.errors import Busy, LLMUnavailable, MessageError
+from pdss_fl.llm.calls import RETRY_SECONDS, Call, Calls, Refusal, ServiceLimits
+from pdss_fl.llm.metrics import ServiceMetrics, short_hash
 from pdss_fl.llm.protocol import RationaleGenerator
+from pdss_fl.llm.tokens import TokenRefused, verify
 from pdss_fl.messages import (
-    MAX_BATCH_BYTES,
-    MAX_PROMPTS,
     SCHEMA_VERSION,
     GenerationSettings,
+    PerturbedPrompt,
     PromptBatch,
     Rationale,
     ServerInfo,
@@ -35,55 +38,40 @@ from pdss_fl.proto import distillation_pb2 as pb
 SERVICE = "pdss.v1.RationaleService"
 MAX_STOPS = 16
 MAX_STOP_CHARS = 200
-RETRY_MILLISECONDS = "2000"
+_BEARER = "bearer "
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ServiceLimits:
-    """What one server accepts.
-
-    Parameters
-    ----------
-    max_requests : int (default: 32)
-        Requests that may be under way or waiting at a time; more are refused with a hint to retry.
-    max_prompts : int (default: 20,000)
-        Prompts of one request.
-    max_request_bytes : int (default: 32 MiB)
-        Bytes of one request.
-    max_new_tokens : int (default: 512)
-        Upper bound that is put on what a request asks for.
-    """
-
-    max_requests: int = 32
-    max_prompts: int = MAX_PROMPTS
-    max_request_bytes: int = MAX_BATCH_BYTES
-    max_new_tokens: int = 512
-
-
 class RationaleServicer:
-    """Answers the calls of ``pdss.v1.RationaleService`` with a generator.
+    """Answers the calls of ``pdss.v1.RationaleService`` with a generator, once it has one.
 
     Handlers receive bytes and decode them here, so that a damaged request is ``INVALID_ARGUMENT``
     like any other that is not what the schema says.
+
+    Parameters
+    ----------
+    limits : ServiceLimits
+        What is accepted.
+    token_key : bytes | None (default: None)
+        If given, only callers with a token of this key are answered.
+    token_leeway : float (default: 60.0)
+        Seconds by which the clocks of whoever makes tokens may differ from this one's.
     """
 
-    def __init__(self, generator: RationaleGenerator, limits: ServiceLimits) -> None:
-        self._generator, self._limits = generator, limits
-        self._places = threading.BoundedSemaphore(limits.max_requests)
-        self._llm = futures.ThreadPoolExecutor(max_workers=1, thread_name_prefix="llm")
+    def __init__(self, limits: ServiceLimits, token_key: bytes | None = None, token_leeway: float = 60.0) -> None:
+        self._limits, self._token_key, self._leeway = limits, token_key, token_leeway
+        self._generator: RationaleGenerator | None = None
+        self._llm: futures.ThreadPoolExecutor | None = None
+        self.calls, self.metrics = Calls(limits), ServiceMetrics()
+        self.metrics.watch(lambda: len(self.calls))
 
-    @property
-    def info(self) -> ServerInfo:
-        """What the generator is, with the limits of this service."""
-        info = self._generator.info
-        return replace(
-            info,
-            max_prompts=min(info.max_prompts, self._limits.max_prompts),
-            max_request_bytes=min(info.max_request_bytes, self._limits.max_request_bytes),
-            max_new_tokens=min(info.max_new_tokens, self._limits.max_new_tokens),
-        )
+    def use(self, generator: RationaleGenerator) -> None:
+        """Answer calls with this generator from now on."""
+        if hasattr(generator, "stats"):
+            self.metrics.watch_generator(generator.stats)
+        self._llm = futures.ThreadPoolExecutor(self._limits.max_requests, thread_name_prefix="llm")
+        self._generator = generator
 
     def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
         """Return the handlers to add to a server."""
@@ -98,36 +86,81 @@ class RationaleServicer:
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
-    def get_server_info(self, data: bytes, context: grpc.ServicerContext) -> pb.ServerInfo:
+    def get_server_info(self, data: bytes, context: grpc.ServicerContext) -> pb.ServerInfo | None:
         """Say what is loaded, to callers of any schema version: they compare."""
         try:
+            self._tenant(context)
             _decode(pb.GetServerInfoRequest(), data)
-            return pb.ServerInfo(schema_version=SCHEMA_VERSION, **vars(self.info))
+            return pb.ServerInfo(schema_version=SCHEMA_VERSION, **vars(self._info(self._ready())))
         except Exception as error:
-            _abort(error, context)
+            _abort(_refusal(error), context)
+        return None
 
     def generate_rationales(
         self, data: bytes, context: grpc.ServicerContext
     ) -> Iterator[pb.GenerateRationalesResponse]:
         """Check a request, then stream its rationales as they are finished."""
+        status, tenant, sent, started = "CANCELLED", "", 0, time.monotonic()
         try:
-            batch, settings = self._parse(data)
+            tenant = self._tenant(context)
+            generator = self._ready()
+            batch, settings = self._parse(data, generator)
             del data
-            for rationale in self._answers(batch, settings, context):
+            for rationale in self._answers(generator, batch, settings, self.calls.open(context, tenant)):
+                self.metrics.answered(tenant, rationale.tokens)
+                if not sent:
+                    self.metrics.first_after(started)
+                sent += 1
                 yield pb.GenerateRationalesResponse(rationale=rationale_to_proto(rationale))
+            status = "OK" if context.is_active() else status
         except Exception as error:
-            _abort(error, context)
+            refusal = _refusal(error)
+            status = refusal.code.name
+            _abort(refusal, context)
+        finally:
+            self._ended(status, tenant, sent, time.monotonic() - started)
 
     def close(self) -> None:
         """Start no further request; those under way end with their calls."""
-        self._llm.shutdown(wait=False, cancel_futures=True)
+        if self._llm is not None:
+            self._llm.shutdown(wait=False, cancel_futures=True)
 
-    def _parse(self, data: bytes) -> tuple[PromptBatch, GenerationSettings]:
+    def _ended(self, status: str, tenant: str, rationales: int, seconds: float) -> None:
+        self.metrics.ended(status)
+        told = {"status": status, "tenant": short_hash(tenant), "rationales": rationales, "seconds": round(seconds, 3)}
+        logger.info("%(status)s: %(rationales)d rationales in %(seconds).1f s to tenant %(tenant)s", told, extra=told)
+
+    def _tenant(self, context: grpc.ServicerContext) -> str:
+        """Return who calls: the run and node of a token, else the name in a client certificate, else nobody."""
+        if self._token_key is not None:
+            sent = [value for key, value in context.invocation_metadata() if key == "authorization"]
+            if len(sent) != 1 or not isinstance(sent[0], str) or not sent[0].lower().startswith(_BEARER):
+                raise Refusal(grpc.StatusCode.UNAUTHENTICATED, "the call carries no bearer token")
+            return verify(sent[0][len(_BEARER) :], self._token_key, self._leeway).tenant
+        names: Any = context.auth_context().get("x509_common_name")
+        return "certificate " + bytes(names[0]).decode(errors="replace") if names else ""
+
+    def _ready(self) -> RationaleGenerator:
+        if self._generator is None:
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, "the LLM is being loaded; ask again later", come_again=True)
+        return self._generator
+
+    def _info(self, generator: RationaleGenerator) -> ServerInfo:
+        """Return what the generator is, with the limits of this service."""
+        info, limits = generator.info, self._limits
+        return replace(
+            info,
+            max_prompts=min(info.max_prompts, limits.max_prompts),
+            max_request_bytes=min(info.max_request_bytes, limits.max_request_bytes),
+            max_new_tokens=min(info.max_new_tokens, limits.max_new_tokens),
+        )
+
+    def _parse(self, data: bytes, generator: RationaleGenerator) -> tuple[PromptBatch, GenerationSettings]:
         request = pb.GenerateRationalesRequest()
         _decode(request, data)
         if not request.HasField("batch"):
             raise MessageError("the request carries no prompt batch")
-        info = self.info
+        info = self._info(generator)
         if len(request.batch.prompts) > info.max_prompts:
             raise MessageError(
                 f"the request has {len(request.batch.prompts)} prompts; this server accepts {info.max_prompts}"
@@ -138,51 +171,47 @@ class RationaleServicer:
                 f"the generation settings have {len(settings.stop)} stop texts; at most {MAX_STOPS} of "
                 f"1 to {MAX_STOP_CHARS} characters are accepted"
             )
-        allowed = min(settings.max_new_tokens, info.max_new_tokens)
-        return PromptBatch.from_proto(request.batch), replace(settings, max_new_tokens=allowed)
+        batch = PromptBatch.from_proto(request.batch)
+        longest = max(getattr(generator, "count_tokens", _count_words)(batch.prompts))
+        if longest > self._limits.max_prompt_tokens:
+            raise MessageError(
+                f"a prompt has {longest} tokens; this server accepts {self._limits.max_prompt_tokens} "
+                "(--max-prompt-tokens)"
+            )
+        return batch, replace(settings, max_new_tokens=min(settings.max_new_tokens, info.max_new_tokens))
 
     def _answers(
-        self, batch: PromptBatch, settings: GenerationSettings, context: grpc.ServicerContext
+        self, generator: RationaleGenerator, batch: PromptBatch, settings: GenerationSettings, call: Call
     ) -> Iterator[Rationale]:
-        """Queue the batch for the LLM's thread and yield what comes back, until the call is over."""
-        if not self._places.acquire(blocking=False):
-            raise _Busy
-        over = threading.Event()
-        answers: SimpleQueue[Rationale | Exception | None] = SimpleQueue()
-
-        def end() -> None:
-            over.set()
-            answers.put(None)
-            self._places.release()
-
-        if not context.add_callback(end):  # the call was over before it got here
-            self._places.release()
-            return
-        self._llm.submit(self._write, batch, settings, over, answers)
-        while (answer := answers.get()) is not None:
+        """Hand the batch to the LLM and yield what comes back, until the call is over."""
+        self.metrics.accepted(len(batch.prompts))
+        generate = partial(generator.generate, batch, settings, call.over.is_set, call.tenant)
+        assert self._llm is not None
+        try:
+            self._llm.submit(_write, generate, call)
+        except RuntimeError:  # it was shut down just now
+            raise Refusal(grpc.StatusCode.UNAVAILABLE, "the server is stopping; ask again later", True) from None
+        while (answer := call.answers.get()) is not None:
             if isinstance(answer, Exception):
                 raise answer
+            call.sending_since = time.monotonic()
             yield answer
-
-    def _write(
-        self,
-        batch: PromptBatch,
-        settings: GenerationSettings,
-        over: threading.Event,
-        answers: SimpleQueue[Rationale | Exception | None],
-    ) -> None:
-        """Run on the LLM's only thread, so that a slow reader never holds the LLM."""
-        try:
-            if not over.is_set():
-                for rationale in self._generator.generate(batch, settings, over.is_set):
-                    answers.put(rationale)
-            answers.put(None)
-        except Exception as error:  # raised again by the call that it belongs to
-            answers.put(error)
+            call.sending_since = None
 
 
-class _Busy(Exception):
-    """As many requests are under way or waiting as the limits allow."""
+def _write(generate: Callable[[], Iterator[Rationale]], call: Call) -> None:
+    """Run beside the thread that sends, so that a slow reader never holds the LLM."""
+    try:
+        if not call.over.is_set():
+            for rationale in generate():
+                call.answers.put(rationale)
+        call.answers.put(None)
+    except Exception as error:  # raised again by the call that it belongs to
+        call.answers.put(error)
+
+
+def _count_words(prompts: tuple[PerturbedPrompt, ...]) -> list[int]:
+    return [sum(len(text.split()) for text in (p.question, *p.choices)) for p in prompts]
 
 
 def _decode(message: Message, data: bytes) -> None:
@@ -192,17 +221,27 @@ def _decode(message: Message, data: bytes) -> None:
         raise MessageError(f"the request of {len(data)} bytes is truncated or damaged") from None
 
 
-def _abort(error: Exception, context: grpc.ServicerContext) -> NoReturn:
-    """End the call with the status of an error; only texts that are made to be public go out."""
+def _refusal(error: Exception) -> Refusal:
+    """Return the status of an error; only texts that are made to be public go out."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, TokenRefused):
+        code = grpc.StatusCode.PERMISSION_DENIED if error.scope else grpc.StatusCode.UNAUTHENTICATED
+        return Refusal(code, error.text)
+    if isinstance(error, Busy):
+        return Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, error.public, come_again=True)
     if isinstance(error, MessageError):
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, error.public)
+        return Refusal(grpc.StatusCode.INVALID_ARGUMENT, error.public)
     if isinstance(error, LLMUnavailable):
         logger.error("%s", error.public)
-        context.abort(grpc.StatusCode.UNAVAILABLE, error.public)
-    if isinstance(error, _Busy):
-        context.set_trailing_metadata((("grpc-retry-pushback-ms", RETRY_MILLISECONDS),))
-        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests are waiting; retry later")
+        return Refusal(grpc.StatusCode.UNAVAILABLE, error.public)
     # The error's own text can quote a prompt; the lines of code that it went through cannot.
     lines = "".join(traceback.format_tb(error.__traceback__))
     logger.error("the LLM failed with %s\n%s", type(error).__name__, lines)
-    context.abort(grpc.StatusCode.INTERNAL, "the LLM failed; see the server's log")
+    return Refusal(grpc.StatusCode.INTERNAL, "the LLM failed; see the server's log")
+
+
+def _abort(refusal: Refusal, context: grpc.ServicerContext) -> None:
+    if refusal.come_again:
+        context.set_trailing_metadata((("grpc-retry-pushback-ms", str(int(RETRY_SECONDS * 1000))),))
+    context.abort(refusal.code, refusal.text)

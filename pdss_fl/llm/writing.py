@@ -63,6 +63,13 @@ class Scribe:
         self._check_context(encoded, limit)
         return encoded
 
+    def count(self, prompts: Sequence[PerturbedPrompt]) -> list[int]:
+        """Return how many tokens each prompt's own text has."""
+        texts = ["\n".join((prompt.question, *prompt.choices)) for prompt in prompts]
+        with self._turn:
+            encoding = self._tokenizer(texts, add_special_tokens=False)
+        return [len(ids) for ids in encoding["input_ids"]]
+
     def verdict(self, tokens: Sequence[int], limit: int, stops: tuple[str, ...]) -> Written | None:
         """Return the rationale that ``tokens`` are, ``None`` if it is unfinished.
 

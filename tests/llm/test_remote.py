@@ -49,14 +49,14 @@ Connect = Callable[..., RemoteGenerator]
 def connect() -> Iterator[Connect]:
     servers: list[grpc.Server] = []
 
-    def start(answer: Answer, timeout: float = 30.0, **info: object) -> RemoteGenerator:
+    def start(answer: Answer, timeout: float = 30.0, retries: int = 8, **info: object) -> RemoteGenerator:
         told = {"schema_version": 1, "model": "m", "max_prompts": 10, "max_request_bytes": 4000} | info
         server = grpc.server(futures.ThreadPoolExecutor(4))
         add_RationaleServiceServicer_to_server(Scripted(answer, pb.ServerInfo(**told)), server)  # type: ignore[arg-type, no-untyped-call]
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         servers.append(server)
-        return RemoteGenerator(f"127.0.0.1:{port}", timeout)
+        return RemoteGenerator(f"127.0.0.1:{port}", timeout, retries=retries, backoff=0.01)
 
     yield start
     for server in servers:
@@ -139,7 +139,7 @@ def abort(code: grpc.StatusCode, details: str = "secret\nof the server") -> Answ
     ("code", "problem"),
     [
         (grpc.StatusCode.INTERNAL, "failed with INTERNAL"),
-        (grpc.StatusCode.UNAVAILABLE, "does not answer; start `pdss serve`"),
+        (grpc.StatusCode.UNAUTHENTICATED, "does not accept the token"),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "busy"),
         (grpc.StatusCode.UNIMPLEMENTED, "not an LLM server"),
     ],

@@ -16,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pdss_fl.errors import LLMUnavailable, SettingError
+from pdss_fl.llm.calls import ServiceLimits
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.remote import RemoteGenerator
-from pdss_fl.llm.service import RunningServer, check_address, serve
-from pdss_fl.llm.servicer import SERVICE, ServiceLimits
+from pdss_fl.llm.service import RunningServer, ServiceSecurity, serve
+from pdss_fl.llm.servicer import SERVICE
 from pdss_fl.messages import (
     MAX_RATIONALE_CHARS,
     Finish,
@@ -54,7 +55,7 @@ def refusal(address: str, data: bytes) -> grpc.Call:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RunningServer]:
-    limits = ServiceLimits(max_prompts=8, max_request_bytes=20_000, max_new_tokens=16)
+    limits = ServiceLimits(max_prompts=8, max_request_bytes=20_000, max_new_tokens=16, max_prompt_tokens=1810)
     running = serve(make_generator(), port=0, limits=limits)
     yield running
     running.stop(grace=0)
@@ -119,6 +120,7 @@ def edited(edit: Callable[[pb.GenerateRationalesRequest], object]) -> bytes:
         (edited(lambda m: setattr(m.batch.prompts[1], "question", "")), "prompt 1 has no question"),
         (edited(lambda m: setattr(m.batch.prompts[1], "question", "q" * 9000)), "9000 characters"),
         (edited(lambda m: setattr(m.batch.prompts[1], "question", "robin kettle " * 600)), "context of 2048"),
+        (edited(lambda m: m.batch.prompts[1].choices.extend(["robin kettle " * 600] * 2)), "accepts 1810"),
         (request_bytes(make_batch(9)), "9 prompts"),
     ],
 )
@@ -151,23 +153,31 @@ def test_a_damaged_question_about_the_server_is_refused(server: RunningServer) -
 
 
 class Held:
-    """A generator that answers its first request only when it is released or cancelled."""
+    """A generator that serves one request after the other, the first only when it is released or cancelled."""
 
     info = ServerInfo("held", "0", "none")
 
     def __init__(self) -> None:
         self.started, self.released = threading.Event(), threading.Event()
         self.sizes: list[int] = []
+        self._turn = threading.Lock()
 
     def generate(
-        self, batch: PromptBatch, settings: GenerationSettings, is_cancelled: Callable[[], bool] = never
+        self,
+        batch: PromptBatch,
+        settings: GenerationSettings,
+        is_cancelled: Callable[[], bool] = never,
+        tenant: str = "",
     ) -> Iterator[Rationale]:
-        self.sizes.append(len(batch.prompts))
-        self.started.set()
-        while len(self.sizes) == 1 and not (is_cancelled() or self.released.wait(0.01)):
-            pass
-        for prompt in batch.prompts:
-            yield Rationale(prompt.ordinal, "x" * MAX_RATIONALE_CHARS, Finish.STOP, 1)
+        with self._turn:
+            if is_cancelled():
+                return
+            self.sizes.append(len(batch.prompts))
+            self.started.set()
+            while len(self.sizes) == 1 and not (is_cancelled() or self.released.wait(0.01)):
+                pass
+            for prompt in batch.prompts:
+                yield Rationale(prompt.ordinal, "x" * MAX_RATIONALE_CHARS, Finish.STOP, 1)
 
 
 @pytest.fixture
@@ -253,7 +263,11 @@ class Failing:
         self.error = error
 
     def generate(
-        self, batch: PromptBatch, settings: GenerationSettings, is_cancelled: Callable[[], bool] = never
+        self,
+        batch: PromptBatch,
+        settings: GenerationSettings,
+        is_cancelled: Callable[[], bool] = never,
+        tenant: str = "",
     ) -> Iterator[Rationale]:
         yield Rationale(0, "first", Finish.STOP, 1)
         raise self.error
@@ -303,11 +317,11 @@ def test_a_port_in_use_is_named(server: RunningServer) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "llm.example.org"])
 def test_plain_text_outside_loopback_must_be_allowed(host: str) -> None:
     with pytest.raises(SettingError, match="--insecure"):
-        check_address(host, 0, insecure=False)
+        ServiceSecurity().check(host)
 
 
 def test_plain_text_outside_loopback_with_permission_has_no_reflection() -> None:
-    server = serve(make_generator(), host="0.0.0.0", port=0, insecure=True)
+    server = serve(make_generator(), host="0.0.0.0", port=0, security=ServiceSecurity(insecure=True))
     with grpc.insecure_channel(server.address.replace("0.0.0.0", "127.0.0.1")) as channel:
         listing = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
             iter([reflection_pb2.ServerReflectionRequest(list_services="")])
@@ -320,4 +334,4 @@ def test_plain_text_outside_loopback_with_permission_has_no_reflection() -> None
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.0.1"])
 def test_loopback_needs_no_permission(host: str) -> None:
-    check_address(host, 0, insecure=False)
+    ServiceSecurity().check(host)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -112,8 +113,8 @@ def print_mechanisms(console: Console) -> None:
     privacy = RunSettings().privacy
     console.print(
         f"At epsilon {privacy.epsilon:g}, {privacy.neighbours} neighbours and the built-in vocabulary; a document is a "
-        f"prompt of {privacy.question_words} words. Whatever is not pure-ldp runs only on a node that names it in "
-        "allowed-mechanisms. Seconds and speed were measured just now, on this machine.",
+        f"prompt of {privacy.question_words} words, at delta {privacy.delta:g}. Whatever is not pure-ldp runs only on "
+        "a node that names it in allowed-mechanisms. Seconds and speed were measured just now, on this machine.",
         highlight=False, markup=False,
     )  # fmt: skip
     for name, reason in broken:
@@ -121,18 +122,18 @@ def print_mechanisms(console: Console) -> None:
 
 
 def _costs(found: Sequence[Listed]) -> Table:
-    table = Table(title="Privacy mechanisms: what they promise and cost")
+    # As narrow as it can be, since a number that is cut off to fit a terminal says nothing.
+    table = Table(title="Privacy mechanisms: what they promise and cost", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("mechanism", no_wrap=True)
     table.add_column("kind", no_wrap=True)
-    for column in ("epsilon per word", "per document", "at delta", "words kept", "seconds to make", "words/s"):
-        table.add_column(column, justify="right")
+    for column in ("epsilon\nof a word", "of a\ndocument", "words\nkept", "seconds\nto make", "words\nper s"):
+        table.add_column(column, justify="right", no_wrap=True)
     for one in found:
         table.add_row(
             one.name,
             one.guarantee.kind,
-            epsilon_text(one.guarantee.epsilon) + (" x distance" if one.guarantee.kind == "metric-ldp" else ""),
+            epsilon_text(one.guarantee.epsilon) + (" x dist." if one.guarantee.kind == "metric-ldp" else ""),
             epsilon_text(one.document.epsilon),
-            f"{one.document.delta:g}",
             "not stated" if one.kept is None else f"{one.kept:.1%}",
             f"{one.prepared:.2g}",
             f"{one.words_per_second:.2g}" if one.words_per_second < 100 else f"{one.words_per_second:,.0f}",

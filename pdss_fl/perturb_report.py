@@ -174,6 +174,8 @@ def _summary(rows: Sequence[Shown], perturber: Perturber) -> Iterator[str]:
         f"words                {len(places)} would be sent, {sum(row.not_sent for row in rows)} not; {unknown} of the "
         f"sent are unknown and count as {FALLBACK!r}; {kept} came out as they are ({kept / max(1, len(places)):.1%})"
     )
+    if 2 * unknown > len(places):
+        yield "                     (the vocabulary is too small for this text: try --vocabulary english)"
     if not shape.choices and shape.length != "exact":
         yield "choices              none are sent (privacy.choices = 0)"
     yield "Nothing was sent and no ledger was charged; every call draws fresh noise."

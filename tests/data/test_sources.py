@@ -33,6 +33,11 @@ def test_an_open_question_has_no_choices(tmp_path: Path) -> None:
     assert read_jsonl(path)[0].choices == ()
 
 
+def test_a_choice_that_stands_there_twice_counts_once(tmp_path: Path) -> None:
+    twice = {**GOOD, "choices": ["a boat", "a robin ", "a boat", "a robin"], "answer": "a robin"}
+    assert read_jsonl(write(tmp_path / "d.jsonl", twice))[0].choices == ("a boat", "a robin")
+
+
 @pytest.mark.parametrize(
     ("record", "what"),
     [

@@ -15,6 +15,7 @@ from pdss_fl.errors import StoreError
 from pdss_fl.privacy.accounting import dataset_guarantee
 from pdss_fl.privacy.ledger import Totals
 from pdss_fl.privacy.ledger_file import LedgerFile, epsilon_of, read_ledger
+from pdss_fl.report import epsilon_text
 
 _HASH = 12  # characters of a hash that are shown
 
@@ -104,9 +105,9 @@ def _summary(found: LedgerFile, totals: Totals) -> list[str]:
     state = f"DAMAGED: {found.trouble}; what is shown is what comes before" if found.trouble else "ok"
     return [
         f"releases     {len(found.lines)} of {len(totals.example)} examples, {len(totals.person)} persons named",
-        f"sum          epsilon {_number(sum(totals.example.values()))} over all examples",
-        f"data set     epsilon {_number(epsilon)} at delta {delta:.3g} for anyone in it: a person's examples add up, "
-        "those of different persons do not; an example of nobody named counts as a person",
+        f"sum          epsilon {epsilon_text(sum(totals.example.values()))} over all examples",
+        f"data set     epsilon {epsilon_text(epsilon)} at delta {delta:.3g} for anyone in it: a person's examples "
+        "add up, those of different persons do not; an example of nobody named counts as a person",
         f"running hash {state}",
     ]
 
@@ -121,13 +122,9 @@ def _of_all(count: int, rows: int) -> str:
 
 def _spent(spent: float, limit: float | None) -> list[str]:
     if limit is None:
-        return [_number(spent)]
-    return [_number(spent), _number(limit if math.isinf(limit) else max(0.0, limit - spent))]
+        return [epsilon_text(spent)]
+    return [epsilon_text(spent), epsilon_text(limit if math.isinf(limit) else max(0.0, limit - spent))]
 
 
 def _person(hashed: str) -> str:
     return hashed.removeprefix("person:")[:_HASH]
-
-
-def _number(epsilon: float) -> str:
-    return "infinite" if math.isinf(epsilon) else f"{epsilon:.4g}"

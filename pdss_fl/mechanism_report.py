@@ -17,6 +17,7 @@ from pdss_fl.privacy import DocumentGuarantee, PrivacyGuarantee, available_mecha
 from pdss_fl.privacy.mechanism import mechanism_class
 from pdss_fl.privacy.parameters import settable_parameters
 from pdss_fl.release import Perturber
+from pdss_fl.report import epsilon_text
 from pdss_fl.vocabularies import load_perturber, load_vocabulary
 
 _MEASURED_SECONDS = 0.1
@@ -149,8 +150,3 @@ def _promises(found: Sequence[Listed]) -> Table:
     for one in found:
         table.add_row(one.name, one.guarantee.statement, " ".join(one.parameters))
     return table
-
-
-def epsilon_text(epsilon: float) -> str:
-    """Return an epsilon as a person reads it."""
-    return "infinite" if epsilon == float("inf") else f"{epsilon:.4g}"

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,8 +15,8 @@ from pdss_fl.config import RunSettings
 from pdss_fl.data.example import Example
 from pdss_fl.data.prompts import PromptShape, render
 from pdss_fl.data.sources import read_any
-from pdss_fl.mechanism_report import epsilon_text
 from pdss_fl.privacy import BLANK, Vocabulary
+from pdss_fl.privacy_report import guarantee_lines
 from pdss_fl.release import Perturber
 from pdss_fl.vocabularies import FALLBACK, load_perturber
 
@@ -50,11 +49,6 @@ class Shown:
     def parts(self) -> tuple[Words, ...]:
         """Question and choices."""
         return self.question, *self.choices
-
-
-def privacy_settings(given: Mapping[str, Any]) -> RunSettings:
-    """Return a run's settings with the values of ``privacy.*`` that are not ``None``, checked as a run's are."""
-    return RunSettings.from_run_config({f"privacy.{key}": value for key, value in given.items() if value is not None})
 
 
 def whole_shape(examples: Sequence[Example]) -> PromptShape:
@@ -149,7 +143,7 @@ def _released(part: Words) -> Text:
 
 
 def _summary(rows: Sequence[Shown], perturber: Perturber) -> Iterator[str]:
-    mechanism, document, shape = perturber.mechanism, perturber.document, perturber.shape
+    shape = perturber.shape
     places = [
         (word, known, out)
         for row in rows
@@ -163,13 +157,7 @@ def _summary(rows: Sequence[Shown], perturber: Perturber) -> Iterator[str]:
     yield (
         "red: came out as it is; word(other): counts as the other one; ·: filling word, perturbed like any other" + more
     )
-    yield f"mechanism            {mechanism.name}: {mechanism.parameters}"
-    yield f"guarantee            {mechanism.guarantee.kind}: {mechanism.guarantee.statement}"
-    yield f"epsilon per token    {epsilon_text(mechanism.guarantee.epsilon)}"
-    yield (
-        f"epsilon per document {epsilon_text(document.epsilon)} at delta {document.delta:g} for {document.tokens} "
-        f"tokens ({document.composition})"
-    )
+    yield from guarantee_lines(perturber)
     yield (
         f"words                {len(places)} would be sent, {sum(row.not_sent for row in rows)} not; {unknown} of the "
         f"sent are unknown and count as {FALLBACK!r}; {kept} came out as they are ({kept / max(1, len(places)):.1%})"

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from pdss_fl.bundled import BUNDLED_MODEL
 from pdss_fl.errors import SettingError
 
 _Neighbours = Annotated[int | None, typer.Option(help="Size of a word's nearest set.")]
@@ -57,7 +58,8 @@ def perturb(
     format: Annotated[str, typer.Option(help="table, or json: one object a line.")] = "table",
 ) -> None:
     """Show side by side what would leave of a file's texts; nothing is sent and no ledger is charged."""
-    from pdss_fl.perturb_report import json_lines, perturb_file, print_side_by_side, privacy_settings
+    from pdss_fl.perturb_report import json_lines, perturb_file, print_side_by_side
+    from pdss_fl.privacy_report import privacy_settings
 
     shape = {"words": words, "question-words": question_words, "choices": choices, "choice-words": choice_words}
     shape["length"] = length
@@ -85,7 +87,7 @@ def audit(
     data: Annotated[Path | None, typer.Option(help="JSON lines or text; the built-in questions if not given.")] = None,
     output: Annotated[Path, typer.Option(help="The page to write.")] = Path("audit.html"),
     documents: Annotated[int, typer.Option(min=1, help="Texts that are attacked, at most.")] = 400,
-    language_model: Annotated[str, typer.Option(help="Attacks as well: id or folder.")] = "smollm2-135m-instruct",
+    language_model: Annotated[str, typer.Option(help="Attacks as well: id or folder.")] = BUNDLED_MODEL,
     language_words: Annotated[int, typer.Option(min=0, help="Words it attacks; 0: none.")] = 45,
     masked_model: Annotated[str, typer.Option(help="Masked language model that attacks: id or folder.")] = "",
     neighbours: _Neighbours = None,
@@ -106,7 +108,7 @@ def audit(
     are named.
     """
     from pdss_fl.audit_report.run import COMPARED, STEPS, Plan, run_audit
-    from pdss_fl.perturb_report import privacy_settings
+    from pdss_fl.privacy_report import privacy_settings
 
     settings = privacy_settings(
         {
@@ -120,15 +122,15 @@ def audit(
     named = tuple(dict.fromkeys(mechanism or (own, *COMPARED)))
     asked = tuple(dict.fromkeys(epsilon or [first + step for step in STEPS if first + step > 0]))
     plan = Plan(
-        named,
-        asked,
-        named if mechanism else (own,),
-        data,
-        documents,
-        language_words,
-        language_model,
-        masked_model,
-        seed,
+        mechanisms=named,
+        epsilons=asked,
+        attacked=named if mechanism else (own,),
+        data=data,
+        documents=documents,
+        language_words=language_words,
+        language_model=language_model,
+        masked_model=masked_model,
+        seed=seed,
     )
     if not run_audit(settings, plan, output, "pdss " + " ".join(sys.argv[1:]), Console()):
         raise typer.Exit(1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from pdss_fl.config import RunSettings
@@ -10,6 +13,7 @@ from pdss_fl.data.example import Example
 from pdss_fl.data.prompts import render
 from pdss_fl.privacy.attacks import optimal_success
 from pdss_fl.release import Perturber
+from pdss_fl.report import epsilon_text
 from pdss_fl.vocabularies import load_perturber
 
 
@@ -21,21 +25,33 @@ def describe_default(epsilon: float | None, neighbours: int | None, vocabulary_s
     epsilon, neighbours, vocabulary_size : float | int | None
         Take the place of the defaults where given.
     """
-    given = {"epsilon": epsilon, "neighbours": neighbours, "vocabulary-size": vocabulary_size}
-    settings = RunSettings.from_run_config({f"privacy.{k}": v for k, v in given.items() if v is not None})
+    settings = privacy_settings({"epsilon": epsilon, "neighbours": neighbours, "vocabulary-size": vocabulary_size})
     return "\n".join(_lines(load_perturber(settings, settings.privacy.mechanism)))
 
 
-def _lines(perturber: Perturber) -> list[str]:
+def privacy_settings(given: Mapping[str, Any]) -> RunSettings:
+    """Return a run's settings with the values of ``privacy.*`` that are not ``None``, checked as a run's are."""
+    return RunSettings.from_run_config({f"privacy.{key}": value for key, value in given.items() if value is not None})
+
+
+def guarantee_lines(perturber: Perturber) -> list[str]:
+    """Return what a mechanism guarantees of a token and of a whole prompt, a line each."""
     mechanism, document = perturber.mechanism, perturber.document
-    prior = word_frequencies(perturber, private_examples())
-    uniform = torch.full_like(prior, 1 / len(prior))
     return [
         f"mechanism            {mechanism.name}: {mechanism.parameters}",
         f"guarantee            {mechanism.guarantee.kind}: {mechanism.guarantee.statement}",
-        f"epsilon per token    {mechanism.guarantee.epsilon:.4g}",
-        f"epsilon per document {document.epsilon:.4g} at delta {document.delta:g} for {document.tokens} tokens "
-        f"({document.composition})",
+        f"epsilon per token    {epsilon_text(mechanism.guarantee.epsilon)}",
+        f"epsilon per document {epsilon_text(document.epsilon)} at delta {document.delta:g} for {document.tokens} "
+        f"tokens ({document.composition})",
+    ]
+
+
+def _lines(perturber: Perturber) -> list[str]:
+    mechanism = perturber.mechanism
+    prior = word_frequencies(perturber, private_examples())
+    uniform = torch.full_like(prior, 1 / len(prior))
+    return [
+        *guarantee_lines(perturber),
         f"words kept           {mechanism.kept_tokens:.1%} expected from the mechanism",
         "best context-free attack on a word, all words equally likely: right "
         f"{optimal_success(mechanism, uniform):.1%}",

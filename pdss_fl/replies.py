@@ -5,6 +5,7 @@ from __future__ import annotations
 from flwr.app import ConfigRecord, Message, MetricRecord
 
 from pdss_fl.errors import MessageError
+from pdss_fl.messages import printable
 
 _COUNTS = ("num-examples", "correct")
 _MAX_REASON_CHARS = 400
@@ -31,4 +32,4 @@ def reported_counts(reply: Message) -> dict[str, int]:
 
 def plain(reason: str | None) -> str:
     """Return a client's text in one printable line of bounded length."""
-    return "".join(c if c.isprintable() else " " for c in (reason or ""))[:_MAX_REASON_CHARS]
+    return printable(reason or "", _MAX_REASON_CHARS)

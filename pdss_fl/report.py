@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,8 +46,8 @@ def _privacy_lines(privacy: Mapping[str, Any] | None) -> list[str]:
         return [f"privacy: mechanism {privacy['mechanism']} gives no guarantee"]
     return [
         f"privacy: {privacy['mechanism']} ({privacy['parameters']}), {privacy['kind']}",
-        f"  epsilon per token {_number(privacy['epsilon_per_token'])}; per document "
-        f"{_number(privacy['epsilon_per_document'])} at delta {privacy['delta']:g} for "
+        f"  epsilon per token {epsilon_text(privacy['epsilon_per_token'])}; per document "
+        f"{epsilon_text(privacy['epsilon_per_document'])} at delta {privacy['delta']:g} for "
         f"{privacy['tokens_per_document']} tokens ({privacy['composition']})",
         f"  words kept as they are: {privacy['kept_tokens']:.1%} expected from the mechanism",
     ]
@@ -59,5 +60,6 @@ def _cost_lines(summary: Mapping[str, Any]) -> list[str]:
     return [used if llm["model"] else "LLM: not used", f"time: {phases}"]
 
 
-def _number(value: float | None) -> str:
-    return "infinite" if value is None else f"{value:.4g}"
+def epsilon_text(value: float | None) -> str:
+    """Return an epsilon as a person reads it; ``None``, as JSON has it, is infinite."""
+    return "infinite" if value is None or math.isinf(value) else f"{value:.4g}"

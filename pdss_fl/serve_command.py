@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from pdss_fl.config import LLMSettings
 from pdss_fl.errors import SettingError
 from pdss_fl.llm.calls import ServiceLimits
 from pdss_fl.llm.metrics import serve_metrics
@@ -25,9 +26,12 @@ from pdss_fl.llm.tls import ServerTls
 from pdss_fl.llm.tokens import create_key, read_key
 from pdss_fl.logs import log_as_json
 
+if TYPE_CHECKING:
+    from pdss_fl.llm.scheduler import Scheduler
+
 logger = logging.getLogger("pdss_fl.serve")
 
-_DEFAULTS = ServiceLimits()
+_LLM, _DEFAULTS = LLMSettings(), ServiceLimits()
 
 
 def _option(panel: str, text: str, **rule: Any) -> Any:
@@ -51,11 +55,11 @@ def _operation(text: str, **rule: Any) -> Any:
 
 
 def serve(
-    model: Annotated[str, _llm("Hugging Face id or path of a causal LM.")] = "smollm2-135m-instruct",
-    adapter: Annotated[str, _llm("LoRA folder; auto: the built-in one for the bundled LLM.")] = "auto",
-    instruction: Annotated[str, _llm("JSON file with task text and demonstrations.")] = "",
-    dtype: Annotated[str, _llm("auto, float32, bfloat16 or float16.")] = "auto",
-    batch_size: Annotated[int, _llm("Prompts per forward pass.", min=1)] = 32,
+    model: Annotated[str, _llm("Hugging Face id or path of a causal LM.")] = _LLM.model,
+    adapter: Annotated[str, _llm("LoRA folder; auto: the built-in one for the bundled LLM.")] = _LLM.adapter,
+    instruction: Annotated[str, _llm("JSON file with task text and demonstrations.")] = _LLM.instruction,
+    dtype: Annotated[str, _llm("auto, float32, bfloat16 or float16.")] = _LLM.dtype,
+    batch_size: Annotated[int, _llm("Most prompts that are written at a time.", min=1)] = _LLM.batch_size,
     host: Annotated[str, _network("Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, _network("0 takes a free one.", min=0, max=65535)] = 50061,
     tls_certificate: Annotated[Path | None, _network("PEM file of the server's certificate; turns TLS on.")] = None,
@@ -112,7 +116,7 @@ def serve(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end as Ctrl-C does
     server = start(None, host=host, port=port, limits=limits, security=security)
     stop_metrics = serve_metrics(server.metrics, metrics_port) if metrics_port else lambda: None
-    generator: Any = None
+    generator: Scheduler | None = None
     try:
         from pdss_fl.llm.generator import load_local_generator  # takes seconds; the port is open meanwhile
 
@@ -125,7 +129,7 @@ def serve(
         logger.info("stopping; %d requests under way", server.in_flight)
     finally:
         server.stop(drain_seconds)
-        if hasattr(generator, "close"):
+        if generator is not None:
             generator.close()
         stop_metrics()
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from pdss_fl.config import RunSettings
+from pdss_fl.config import LLMSettings, RunSettings
 from pdss_fl.errors import SettingError
+from pdss_fl.serve_command import serve
 
 ROOT = Path(__file__).parent.parent
 
@@ -90,3 +92,9 @@ def test_methods_run_in_a_fixed_order() -> None:
         "pdss",
         "dss",
     )
+
+
+def test_the_llm_server_loads_its_llm_by_the_defaults_of_a_run() -> None:
+    options = inspect.signature(serve).parameters
+    for name in ("model", "adapter", "instruction", "dtype", "batch_size"):
+        assert options[name].default == getattr(LLMSettings(), name), name

@@ -14,6 +14,7 @@ from pdss_fl.privacy.audit import Audit, audit, exact_epsilon
 from pdss_fl.privacy.audit_rows import ROUNDING
 from pdss_fl.privacy.contextual import Contextual
 from pdss_fl.privacy.statistical_audit import LowerBound, pairs_to_try, statistical_audit
+from pdss_fl.report import epsilon_text
 
 _CONFIDENCE = 0.99
 _PAIRED_WORDS = 1  # each with its farthest and its nearest other
@@ -75,8 +76,8 @@ def _exact(found: Audit, nominal: float) -> Claim:
     if found.guarantee.kind == "none" and found.epsilon > nominal:
         where = f"{_NOMINAL.format(nominal)}; {where}"
     if found.measured is None:
-        return Claim(found.holds, _number(found.epsilon), None, f"{found.verdict}; {where}")
-    return Claim(found.holds, _number(found.measured), found.tightness, f"{found.verdict}; {where}")
+        return Claim(found.holds, epsilon_text(found.epsilon), None, f"{found.verdict}; {where}")
+    return Claim(found.holds, epsilon_text(found.measured), found.tightness, f"{found.verdict}; {where}")
 
 
 def _after_prefixes(mechanism: Contextual, released: Sequence[Tensor]) -> Claim:
@@ -88,7 +89,7 @@ def _after_prefixes(mechanism: Contextual, released: Sequence[Tensor]) -> Claim:
     found = max(exact_epsilon(mechanism.log_prob_given(prefix)) for prefix in prefixes)
     claimed = mechanism.guarantee.epsilon
     reason = f"claims epsilon {claimed:.10g}; the worst case after {len(prefixes)} released prefixes is {found:.10g}"
-    return Claim(found <= claimed + ROUNDING, _number(found), found / claimed, reason)
+    return Claim(found <= claimed + ROUNDING, epsilon_text(found), found / claimed, reason)
 
 
 def _sampled(mechanism: PrivacyMechanism, nominal: float, seed: int) -> Claim:
@@ -112,7 +113,3 @@ def _counted(mechanism: PrivacyMechanism, bound: LowerBound) -> str:
         f"{bound.first_count} and {bound.second_count}, so epsilon is at least {bound.epsilon:.4g} "
         f"({bound.confidence:.0%} confidence)"
     )
-
-
-def _number(value: float) -> str:
-    return "infinite" if math.isinf(value) else f"{value:.4g}"

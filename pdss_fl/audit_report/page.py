@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pdss_fl.audit_report.figures import attacks_beside_caps, privacy_utility
 from pdss_fl.audit_report.measure import Measured
+from pdss_fl.report import epsilon_text
 
 _TARGETS = {
     "protected": "private words",
@@ -42,7 +42,7 @@ def render_page(rows: Sequence[Measured], facts: Facts) -> str:
         loader=PackageLoader("pdss_fl.audit_report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": number, "percent": percent, "cap": cap, "target": _TARGETS.__getitem__}
+    environment.filters |= {"number": epsilon_text, "percent": percent, "cap": cap, "target": _TARGETS.__getitem__}
     return environment.get_template("page.html").render(
         rows=rows,
         first=rows[0],
@@ -52,11 +52,6 @@ def render_page(rows: Sequence[Measured], facts: Facts) -> str:
         utility=privacy_utility(rows),
         caps=attacks_beside_caps(rows[0].attacks),
     )
-
-
-def number(value: float) -> str:
-    """Return a figure as a person reads it."""
-    return "infinite" if math.isinf(value) else f"{value:.4g}"
 
 
 def percent(value: float) -> str:

@@ -16,10 +16,11 @@ from rich.table import Table
 
 from pdss_fl.audit_report.material import Encoded, Material, encode, load_material
 from pdss_fl.audit_report.measure import CLOSE, Measured, Models, measure
-from pdss_fl.audit_report.page import Facts, cap, number, percent, render_page
+from pdss_fl.audit_report.page import Facts, cap, percent, render_page
 from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
 from pdss_fl.config import RunSettings
 from pdss_fl.release import Perturber
+from pdss_fl.report import epsilon_text
 from pdss_fl.slm.attackers import completer, masked_scores, sequence_score
 from pdss_fl.vocabularies import load_perturber
 
@@ -197,7 +198,7 @@ def _overview(rows: Sequence[Measured]) -> Table:
     for row in rows:
         best = row.best_attack
         table.add_row(
-            row.name, f"{row.asked:g}", row.claim.measured.replace("at least", ">"), number(row.document.epsilon),
+            row.name, f"{row.asked:g}", row.claim.measured.replace("at least", ">"), epsilon_text(row.document.epsilon),
             f"{row.kept:.0%}", f"{row.close:.0%}",
             _rate(best.exact.value if best else None), _rate(best.cap if best else None),
             _SHORT[row.status], style="bold red" if row.failures else None,

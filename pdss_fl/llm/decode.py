@@ -23,7 +23,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from pdss_fl.errors import LLMUnavailable
 from pdss_fl.llm.attention import SHARED_ATTENTION, SharedStates
-from pdss_fl.llm.states import RoomyLayer
+from pdss_fl.llm.kv_cache import RoomyLayer
 
 FAILED = -1
 """Stands for the next token of a row whose logits are no numbers."""

@@ -16,7 +16,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_causal_lm(
-    model: str, dtype: str = "auto", device: str = "auto", rows: int = 32
+    model: str, dtype: str = "auto", device: str = "auto", rows: int = 1
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer from safetensors weights, without running any code that comes with them.
 
@@ -28,7 +28,7 @@ def load_causal_lm(
         ``float32``, ``bfloat16``, ``float16``, or ``auto`` for ``fastest_dtype``.
     device : str (default: "auto")
         A torch device; ``auto`` takes the GPUs where there are any, else the CPU.
-    rows : int (default: 32)
+    rows : int (default: 1)
         Size of the batches to come, for ``fastest_dtype``.
 
     Raises
@@ -65,7 +65,7 @@ def load_causal_lm(
     return loaded, tokenizer
 
 
-def fastest_dtype(device: torch.device, rows: int = 32) -> torch.dtype:
+def fastest_dtype(device: torch.device, rows: int) -> torch.dtype:
     """Return bfloat16 where a product of a decoding step of ``rows`` is clearly faster in it, else float32.
 
     Measured, since some processors emulate bfloat16 several times slower than they compute float32,

@@ -26,6 +26,7 @@ from pdss_fl.messages import (
     PromptBatch,
     Rationale,
     ServerInfo,
+    printable,
     rationale_from_proto,
 )
 from pdss_fl.proto import distillation_pb2 as pb
@@ -118,9 +119,9 @@ class RemoteGenerator:
                 f"{SCHEMA_VERSION}: install the same release of pdss-fl on both sides"
             )
         return ServerInfo(
-            model=_printable(found.model),
-            version=_printable(found.version),
-            dtype=_printable(found.dtype),
+            model=printable(found.model, MAX_NAME_CHARS),
+            version=printable(found.version, MAX_NAME_CHARS),
+            dtype=printable(found.dtype, MAX_NAME_CHARS),
             max_prompts=found.max_prompts,
             max_request_bytes=found.max_request_bytes,
             max_new_tokens=found.max_new_tokens,
@@ -227,7 +228,7 @@ class RemoteGenerator:
 
     def _raise(self, error: grpc.RpcError, hint: float | None) -> NoReturn:
         code = error.code()
-        details = _printable(error.details() or "")
+        details = printable(error.details() or "", MAX_NAME_CHARS)
         if code == grpc.StatusCode.INVALID_ARGUMENT:
             raise MessageError("the LLM server refused the request", private=details) from None
         problem, remedy = _PROBLEMS.get(code, (f"failed with {code.name}", "see the log of `pdss serve` there"))
@@ -293,7 +294,3 @@ def _hint(error: grpc.RpcError) -> float | None:
         if key == "grpc-retry-pushback-ms" and str(value).isdecimal():
             return min(int(value) / 1000, MAX_HINT_SECONDS)
     return None
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text[:MAX_NAME_CHARS])

@@ -16,6 +16,7 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pdss_fl import __version__
+from pdss_fl.config import LLMSettings
 from pdss_fl.errors import Busy, LLMUnavailable, SettingError
 from pdss_fl.llm.adapter import apply_adapter
 from pdss_fl.llm.admission import Call, Job, Waiting
@@ -29,7 +30,7 @@ from pdss_fl.llm.statistics import Counters, SchedulerStats
 from pdss_fl.llm.writing import Scribe, Written
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch, Rationale, ServerInfo
 
-BATCH_SIZE = 128
+BATCH_SIZE = LLMSettings().batch_size
 MAX_QUEUED = 100_000
 MAX_BATCH_TOKENS = 32_768
 """Bound of rows x tokens of the batch (those of the shared beginning once), so that memory is bounded."""

@@ -24,7 +24,7 @@ from transformers import (
 
 from pdss_fl.errors import LLMUnavailable
 from pdss_fl.llm.decode import FAILED, Decoder, RunningBatch, close_gaps
-from pdss_fl.llm.states import ROOM
+from pdss_fl.llm.kv_cache import ROOM
 from tests.llm.helpers import make_llama, random_model
 
 VOCABULARY = 400

@@ -53,10 +53,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 class Patient:
-    """A concurrent generator whose prompts wait until they are let go or nobody wants them any more."""
+    """A generator whose prompts wait until they are let go or nobody wants them any more."""
 
     info = ServerInfo("patient", "0", "none")
-    concurrent = True
 
     def __init__(self, length: int = 5) -> None:
         self.text, self.go = "x" * length, threading.Event()

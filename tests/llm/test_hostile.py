@@ -141,6 +141,57 @@ def test_half_open_connections_hold_nobody_up(echo: RunningServer) -> None:
     wait_until(lambda: echo.in_flight == 0)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        GENERATE,
+        f"/{SERVICE}/GetServerInfo",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+def test_calls_that_send_no_request_hold_up_nobody_with_a_token(method: str) -> None:
+    limits = ServiceLimits(max_requests=2)
+    server = serve(EchoGenerator(), port=0, limits=limits, security=ServiceSecurity(token_key=KEY))
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait()
+        yield b""
+
+    with grpc.insecure_channel(server.address) as channel:
+        calls = [channel.stream_stream(method, bytes, bytes)(nothing(), timeout=20) for _ in range(30)]
+        if SERVICE in method:
+            for call in calls:
+                with pytest.raises(grpc.RpcError) as caught:
+                    next(call)
+                assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        else:
+            time.sleep(0.2)  # they have arrived
+        assert ask(server.address, token=lambda: TokenIssuer(KEY, 1, 60).token(2)) == 2
+        over.set()
+    server.stop(grace=0)
+
+
+def test_a_caller_that_sends_no_request_loses_its_place_after_a_while() -> None:
+    server = serve(EchoGenerator(), port=0, limits=ServiceLimits(max_requests=1, stall_seconds=0.3))
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait()
+        yield b""
+
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.stream_stream(GENERATE, bytes, bytes)(nothing())
+        wait_until(lambda: server.in_flight == 1)
+        assert ask(server.address) == 2
+        with pytest.raises(grpc.RpcError) as caught:
+            next(call)
+        over.set()
+    assert caught.value.code() == grpc.StatusCode.CANCELLED
+    server.stop(grace=0)
+
+
 def test_a_client_that_vanishes_without_a_word_gives_its_place_back() -> None:
     generator = Patient()
     limits = ServiceLimits(max_requests=1, keepalive_seconds=1.0)

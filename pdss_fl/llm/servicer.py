@@ -39,6 +39,7 @@ SERVICE = "pdss.v1.RationaleService"
 MAX_STOPS = 16
 MAX_STOP_CHARS = 200
 _BEARER = "bearer "
+_COUNTED = 64  # prompts at a time: what is too long is found out early, and others read theirs in between
 _NAMES = ("x509_common_name", "x509_subject_alternative_name", "x509_pem_cert")
 
 logger = logging.getLogger(__name__)
@@ -176,12 +177,14 @@ class RationaleServicer:
                 f"1 to {MAX_STOP_CHARS} characters are accepted"
             )
         batch = PromptBatch.from_proto(request.batch)
-        longest = max(getattr(generator, "count_tokens", _count_words)(batch.prompts))
-        if longest > self._limits.max_prompt_tokens:
-            raise MessageError(
-                f"a prompt has {longest} tokens; this server accepts {self._limits.max_prompt_tokens} "
-                "(--max-prompt-tokens)"
-            )
+        count = getattr(generator, "count_tokens", _count_words)
+        for start in range(0, len(batch.prompts), _COUNTED):
+            longest = max(count(batch.prompts[start : start + _COUNTED]))
+            if longest > self._limits.max_prompt_tokens:
+                raise MessageError(
+                    f"a prompt has {longest} tokens; this server accepts {self._limits.max_prompt_tokens} "
+                    "(--max-prompt-tokens)"
+                )
         return batch, replace(settings, max_new_tokens=min(settings.max_new_tokens, info.max_new_tokens))
 
     def _answers(

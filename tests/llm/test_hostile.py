@@ -6,21 +6,29 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
 import grpc
 import pytest
 
-from pdss_fl.errors import Busy, LLMUnavailable
+from pdss_fl.errors import Busy, LLMUnavailable, MessageError
 from pdss_fl.llm.calls import ServiceLimits
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.remote import RemoteGenerator
 from pdss_fl.llm.service import RunningServer, ServiceSecurity, serve
 from pdss_fl.llm.servicer import SERVICE
 from pdss_fl.llm.tokens import TokenIssuer
-from pdss_fl.messages import MAX_RATIONALE_CHARS, Finish, GenerationSettings, PromptBatch, Rationale, ServerInfo
+from pdss_fl.messages import (
+    MAX_RATIONALE_CHARS,
+    Finish,
+    GenerationSettings,
+    PerturbedPrompt,
+    PromptBatch,
+    Rationale,
+    ServerInfo,
+)
 from pdss_fl.proto import distillation_pb2 as pb
 from tests.harness import EchoGenerator
 from tests.llm.helpers import make_batch
@@ -264,6 +272,21 @@ def test_one_tenant_cannot_take_the_places_of_the_others() -> None:
         held.append(pool.submit(ask, server.address, token=greedy))  # waits, as it is told, and is answered later
         generator.go.set()
         assert [call.result() for call in held] == [2, 2, 2, 2]
+    server.stop(grace=0)
+
+
+def test_no_more_is_read_of_a_request_once_a_prompt_is_too_long() -> None:
+    counted: list[int] = []
+
+    class Counting(EchoGenerator):
+        def count_tokens(self, prompts: Sequence[PerturbedPrompt]) -> list[int]:
+            counted.append(len(prompts))
+            return [5] * len(prompts)
+
+    server = serve(Counting(), port=0, limits=ServiceLimits(max_prompt_tokens=4))
+    with pytest.raises(MessageError):
+        ask(server.address, 3000)
+    assert sum(counted) < 100
     server.stop(grace=0)
 
 

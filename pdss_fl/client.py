@@ -19,7 +19,7 @@ from pdss_fl.config import IDENTITY, SCRATCH, RunSettings
 from pdss_fl.data.example import Example
 from pdss_fl.data.prompts import public_labels
 from pdss_fl.data.sources import built_in, from_path
-from pdss_fl.errors import SettingError, StoreError
+from pdss_fl.errors import MessageError, SettingError, StoreError
 from pdss_fl.messages import RationaleBatch
 from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy import BLANK, Ledger
@@ -28,7 +28,7 @@ from pdss_fl.slm.decoder import DecodeRequest, InContextDecoder, align, keep_rat
 from pdss_fl.slm.evaluate import evaluate
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
 from pdss_fl.slm.trainer import TrainingItem, TrainSettings, train
-from pdss_fl.store import ClientStore
+from pdss_fl.store import ClientStore, private_seed
 from pdss_fl.vocabularies import load_perturber, load_vocabulary
 
 logger = logging.getLogger("pdss_fl.client")
@@ -81,6 +81,7 @@ class DistillationClient:
         BudgetExhausted
             If no example can pay any more.
         """
+        self._check_round(server_round)
         perturber = self._perturber(method, server_round)
         if self.store.was_asked(method, server_round):
             asked = [self._example(key) for key in self.store.load_asked(method, server_round)]
@@ -109,6 +110,7 @@ class DistillationClient:
         payload : bytes | None
             The rationales of this round's prompts; ``None`` trains on labels alone.
         """
+        self._check_round(server_round)
         done = self.store.load_metrics(method, server_round)
         if done is not None:
             return done
@@ -160,6 +162,11 @@ class DistillationClient:
         if not self.settings.data.public_choices:
             return ()
         return self.policy.public_choices or public_labels([*self.train_examples, *self.test_examples])
+
+    def _check_round(self, server_round: int) -> None:
+        """Refuse a round that the run does not have, so that no message cuts the examples at a place of its choice."""
+        if not 1 <= server_round <= self.settings.num_server_rounds:
+            raise MessageError(f"server-round = {server_round} is not one of 1 to {self.settings.num_server_rounds}")
 
     def _slice(self, server_round: int) -> list[Example]:
         """Each round asks for another part of the training examples, so that no example is asked twice."""
@@ -258,7 +265,9 @@ def _load_data(
     data = settings.data
     counts = (data.train_examples, data.test_examples, settings.seed)
     if not policy.simulated and policy.data_path is not None:
-        return from_path(policy.data_path, "iid", 0, 1, *counts)
+        # Else a run that knows the order could ask line by line, or for two test sets that differ in one question.
+        order = private_seed(policy.state_dir, f"{settings.seed} {data.test_examples}")
+        return from_path(policy.data_path, "iid", 0, 1, data.train_examples, data.test_examples, order)
     if policy.data_path is None:
         return built_in(partition_id, num_partitions, *counts)
     if policy.data_path == Path():

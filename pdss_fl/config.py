@@ -39,6 +39,7 @@ _AT_LEAST_1 = {"check": lambda v: v >= 1, "expected": "at least 1"}
 _AT_LEAST_0 = {"check": lambda v: v >= 0, "expected": "at least 0"}
 _POSITIVE = {"check": lambda v: math.isfinite(v) and v > 0, "expected": "a finite number above 0"}
 _NOT_NEGATIVE = {"check": lambda v: math.isfinite(v) and v >= 0, "expected": "a finite number of at least 0"}
+_A_WEEK = {"check": lambda v: 1 <= v <= 604_800, "expected": "1 to 604800 seconds"}
 NOT_EMPTY = {"check": lambda v: bool(v.strip()), "expected": "not empty"}
 
 
@@ -130,9 +131,9 @@ class LLMSettings:
 
     ``channel``: how prompts reach it. ``relay``: in Flower's messages, through the strategy. ``direct``: each
     client sends its own to the LLM server (``backend = "grpc"``) at ``address``, with a token that the strategy
-    hands out and that is good for ``token_lifetime`` seconds; a node has to allow the address, and trusts its own
-    CA only. ``root_certificates`` is the PEM file of the CA that the strategy trusts (empty: plain text, on
-    loopback only, or anywhere with ``insecure``). What signs tokens, and the strategy's own certificate, are
+    hands out and that is good for ``token_lifetime`` seconds, a week at most; a node has to allow the address, and
+    trusts its own CA only. ``root_certificates`` is the PEM file of the CA that the strategy trusts (empty: plain
+    text, on loopback only, or anywhere with ``insecure``). What signs tokens, and the strategy's own certificate, are
     named in the ServerApp's environment, since every node receives these settings.
 
     From ``base_url`` on for ``backend = "openai"`` only, with ``model`` as the endpoint names it; ``insecure`` allows
@@ -148,7 +149,7 @@ class LLMSettings:
     channel: str = _setting("relay", one_of("relay", "direct"))
     root_certificates: str = _setting("")
     insecure: bool = _setting(False)
-    token_lifetime: float = _setting(3600.0, _POSITIVE)
+    token_lifetime: float = _setting(3600.0, _A_WEEK)
     adapter: str = _setting("auto")
     instruction: str = _setting("")
     dtype: str = _setting("auto", one_of("auto", "float32", "bfloat16", "float16"))

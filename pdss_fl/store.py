@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import os
 import re
+import secrets
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from pdss_fl.errors import StoreError
 
@@ -118,6 +122,27 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def private_seed(state_dir: Path, public: str) -> int:
+    """Return a number that follows from a text and from a secret of this node, made on the first call.
+
+    Parameters
+    ----------
+    state_dir : Path
+        Exists; the secret lies in it, readable by its owner only.
+    public : str
+        Equal texts give equal numbers on this node; nobody else can tell them.
+    """
+    path = state_dir / "order.key"
+    try:
+        with FileLock(f"{path}.lock"):
+            if not path.exists():
+                write_atomically(path, secrets.token_hex(32))
+                path.chmod(0o600)
+        return int.from_bytes(hmac.digest(path.read_bytes(), public.encode(), "sha256"))
+    except OSError as err:
+        raise _unwritable(err) from None
 
 
 def _name(method: str) -> str:

@@ -71,6 +71,7 @@ def test_settings_come_back_from_their_flat_form() -> None:
         ("llm.insecure", "yes"),
         ("llm.root-certificates", "ca.pem"),
         ("llm.token-lifetime", 0.0),
+        ("llm.token-lifetime", 1e18),
         ("methods", "pdss magic"),
         ("methods", " "),
         ("output-dir", "relative/path"),

@@ -1,7 +1,7 @@
 """The calls that a server is answering: how many there may be, how long, and how they end.
 
 A call holds a place from the moment it is accepted until gRPC says that it is over. It ends early when
-its client leaves or reads nothing for a while, when it takes too long, and when the server stops.
+its client leaves, sends no request or reads nothing for a while, when it takes too long, and when the server stops.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -41,7 +43,7 @@ class ServiceLimits:
     max_seconds : float (default: 7,200)
         Seconds that one request may take, whatever deadline it has.
     stall_seconds : float (default: 60)
-        Seconds for which a client may leave an answer unread.
+        Seconds for which a client may leave an answer unread, or not send its request.
     keepalive_seconds : float (default: 30)
         Silence after which a connection is probed; one that does not answer within as long again is closed.
     """
@@ -82,7 +84,7 @@ class Call:
         self.over = threading.Event()
         self.answers: SimpleQueue[Rationale | Exception | None] = SimpleQueue()
         self.tenant = tenant
-        self.sending_since: float | None = None
+        self._waits_since: float | None = None
         self._context, self._stall = context, limits.stall_seconds
         self._end_by = time.monotonic() + limits.max_seconds
 
@@ -91,9 +93,16 @@ class Call:
         self.over.set()
         self.answers.put(reason)
 
+    @contextmanager
+    def at_the_client(self) -> Iterator[None]:
+        """Mark that nothing goes on until the client sends its request or reads an answer."""
+        self._waits_since = time.monotonic()
+        yield
+        self._waits_since = None
+
     def cancel_if_late(self, now: float) -> None:
-        """End a call whose time is up, or whose client has left an answer unread for too long."""
-        since = self.sending_since
+        """End a call whose time is up, or whose client has kept this side waiting for too long."""
+        since = self._waits_since
         if now > self._end_by or (since is not None and now - since > self._stall):
             self._context.cancel()  # type: ignore[no-untyped-call]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from pdss_fl.errors import SettingError
 from pdss_fl.llm.calls import ServiceLimits
@@ -18,6 +19,7 @@ from pdss_fl.llm.servicer import SERVICE, RationaleServicer
 from pdss_fl.llm.tls import ServerTls, is_loopback
 
 _CLOSE_SECONDS = 2.0
+_OPEN_THREADS = 2  # of health, and of reflection
 _SHORT_CALLS = 1000  # refused, health and reflection calls at a time; a flood of them is turned away unread
 
 
@@ -160,7 +162,7 @@ def serve(
     server.add_generic_rpc_handlers((servicer.handlers(),))
     status = _add_health(server)
     if security.reflection or (security.reflection is None and is_loopback(host)):
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        _add_reflection(server)
     shown = f"[{host}]" if ":" in host else host
     target = f"{shown}:{port}"
     try:
@@ -195,10 +197,27 @@ def _options(limits: ServiceLimits) -> list[tuple[str, Any]]:
 
 
 def _add_health(server: grpc.Server) -> health.HealthServicer:
-    servicer = health.HealthServicer(
-        experimental_non_blocking=True, experimental_thread_pool=futures.ThreadPoolExecutor(2)
-    )
+    pool = futures.ThreadPoolExecutor(_OPEN_THREADS)
+    servicer = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=pool)
+    servicer.Check = _apart(servicer.Check, pool)  # type: ignore[method-assign]
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     for name in ("", SERVICE):
         servicer.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     return servicer
+
+
+def _add_reflection(server: grpc.Server) -> None:
+    servicer = reflection.ReflectionServicer((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME))
+    pool = futures.ThreadPoolExecutor(_OPEN_THREADS)
+    servicer.ServerReflectionInfo = _apart(servicer.ServerReflectionInfo, pool)  # type: ignore[method-assign]
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+
+
+def _apart(handler: Callable[..., Any], pool: futures.ThreadPoolExecutor) -> Callable[..., Any]:
+    """Let a method that anybody may call run in threads of its own: half a call holds one, and none of the LLM's."""
+
+    def run(*arguments: Any) -> Any:
+        return handler(*arguments)
+
+    run.experimental_thread_pool = pool  # type: ignore[attr-defined]  # what gRPC looks for
+    return run

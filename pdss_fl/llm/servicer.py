@@ -39,6 +39,8 @@ SERVICE = "pdss.v1.RationaleService"
 MAX_STOPS = 16
 MAX_STOP_CHARS = 200
 _BEARER = "bearer "
+_COUNTED = 64  # prompts at a time: what is too long is found out early, and others read theirs in between
+_NAMES = ("x509_common_name", "x509_subject_alternative_name", "x509_pem_cert")
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,9 @@ class RationaleServicer:
     """Answers the calls of ``pdss.v1.RationaleService`` with a generator, once it has one.
 
     Handlers receive bytes and decode them here, so that a damaged request is ``INVALID_ARGUMENT``
-    like any other that is not what the schema says.
+    like any other that is not what the schema says. They are handlers of request streams, though a request is one
+    message: gRPC lets those run before the message is there, and a thread for each would be lost to whoever
+    opens calls and sends none. So a caller is known, and has a place, before a byte of the message is waited for.
 
     Parameters
     ----------
@@ -76,37 +80,36 @@ class RationaleServicer:
     def handlers(self) -> grpc.GenericRpcHandler[Any, Any]:
         """Return the handlers to add to a server."""
         methods = {
-            "GetServerInfo": grpc.unary_unary_rpc_method_handler(
+            "GetServerInfo": grpc.stream_unary_rpc_method_handler(
                 self.get_server_info, response_serializer=pb.ServerInfo.SerializeToString
             ),
-            "GenerateRationales": grpc.unary_stream_rpc_method_handler(
+            "GenerateRationales": grpc.stream_stream_rpc_method_handler(
                 self.generate_rationales,
                 response_serializer=pb.GenerateRationalesResponse.SerializeToString,
             ),
         }
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
-    def get_server_info(self, data: bytes, context: grpc.ServicerContext) -> pb.ServerInfo | None:
-        """Say what is loaded, to callers of any schema version: they compare."""
+    def get_server_info(self, _requests: Iterator[bytes], context: grpc.ServicerContext) -> pb.ServerInfo | None:
+        """Say what is loaded, to callers of any schema version: they compare, so nothing they send is read."""
         try:
             self._tenant(context)
-            _decode(pb.GetServerInfoRequest(), data)
             return pb.ServerInfo(schema_version=SCHEMA_VERSION, **vars(self._info(self._ready())))
         except Exception as error:
             _abort(_refusal(error), context)
         return None
 
     def generate_rationales(
-        self, data: bytes, context: grpc.ServicerContext
+        self, requests: Iterator[bytes], context: grpc.ServicerContext
     ) -> Iterator[pb.GenerateRationalesResponse]:
         """Check a request, then stream its rationales as they are finished."""
         status, tenant, sent, started = "CANCELLED", "", 0, time.monotonic()
         try:
             tenant = self._tenant(context)
             generator = self._ready()
-            batch, settings = self._parse(data, generator)
-            del data
-            for rationale in self._answers(generator, batch, settings, self.calls.open(context, tenant)):
+            call = self.calls.open(context, tenant)
+            batch, settings = self._parse(_message(requests, call), generator)
+            for rationale in self._answers(generator, batch, settings, call):
                 self.metrics.answered(tenant, rationale.tokens)
                 if not sent:
                     self.metrics.first_after(started)
@@ -137,8 +140,10 @@ class RationaleServicer:
             if len(sent) != 1 or not isinstance(sent[0], str) or not sent[0].lower().startswith(_BEARER):
                 raise Refusal(grpc.StatusCode.UNAUTHENTICATED, "the call carries no bearer token")
             return verify(sent[0][len(_BEARER) :], self._token_key, self._leeway).tenant
-        names: Any = context.auth_context().get("x509_common_name")
-        return "certificate " + bytes(names[0]).decode(errors="replace") if names else ""
+        shown = context.auth_context()
+        # One that names nobody is a tenant by itself: callers without a name would share answers.
+        names: Any = next((found for key in _NAMES if any(found := shown.get(key, ()))), ())
+        return "certificate " + b" ".join(names).decode(errors="replace") if names else ""
 
     def _ready(self) -> RationaleGenerator:
         if self._generator is None:
@@ -172,12 +177,14 @@ class RationaleServicer:
                 f"1 to {MAX_STOP_CHARS} characters are accepted"
             )
         batch = PromptBatch.from_proto(request.batch)
-        longest = max(getattr(generator, "count_tokens", _count_words)(batch.prompts))
-        if longest > self._limits.max_prompt_tokens:
-            raise MessageError(
-                f"a prompt has {longest} tokens; this server accepts {self._limits.max_prompt_tokens} "
-                "(--max-prompt-tokens)"
-            )
+        count = getattr(generator, "count_tokens", _count_words)
+        for start in range(0, len(batch.prompts), _COUNTED):
+            longest = max(count(batch.prompts[start : start + _COUNTED]))
+            if longest > self._limits.max_prompt_tokens:
+                raise MessageError(
+                    f"a prompt has {longest} tokens; this server accepts {self._limits.max_prompt_tokens} "
+                    "(--max-prompt-tokens)"
+                )
         return batch, replace(settings, max_new_tokens=min(settings.max_new_tokens, info.max_new_tokens))
 
     def _answers(
@@ -194,9 +201,8 @@ class RationaleServicer:
         while (answer := call.answers.get()) is not None:
             if isinstance(answer, Exception):
                 raise answer
-            call.sending_since = time.monotonic()
-            yield answer
-            call.sending_since = None
+            with call.at_the_client():
+                yield answer
 
 
 def _write(generate: Callable[[], Iterator[Rationale]], call: Call) -> None:
@@ -208,6 +214,17 @@ def _write(generate: Callable[[], Iterator[Rationale]], call: Call) -> None:
         call.answers.put(None)
     except Exception as error:  # raised again by the call that it belongs to
         call.answers.put(error)
+
+
+def _message(requests: Iterator[bytes], call: Call) -> bytes:
+    """Return a request's one message; its client has as long to send it as to read an answer."""
+    try:
+        with call.at_the_client():
+            return next(requests)
+    except StopIteration:
+        raise MessageError("the request carries no message") from None
+    except grpc.RpcError:  # how gRPC tells that the call is over
+        raise Refusal(grpc.StatusCode.CANCELLED, "the call ended before its request came") from None
 
 
 def _count_words(prompts: tuple[PerturbedPrompt, ...]) -> list[int]:

@@ -30,7 +30,7 @@ class Certificates:
         return ClientTls(self.ca, self.client, self.client_key) if mutual else ClientTls(self.ca)
 
 
-def make_certificates(directory: Path, *names: str, common_name: str = "hospital-3") -> Certificates:
+def make_certificates(directory: Path, *names: str, common_name: str | None = "hospital-3") -> Certificates:
     """Make a CA, a certificate of a server with these names (this machine's by default), and a client's."""
     directory.mkdir(parents=True, exist_ok=True)
     made = Certificates(*(directory / f"{n}.pem" for n in ("ca", "server", "server-key", "client", "client-key")))

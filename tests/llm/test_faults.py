@@ -180,11 +180,12 @@ def test_a_busy_server_is_asked_until_the_timeout_and_an_oversized_request_gets_
         wait_until(lambda: server.in_flight == 1)
         with pytest.raises(LLMUnavailable, match=r"busy|in time"):
             collected(RemoteGenerator(server.address, 2.5, retries=0), make_batch(1))
+        held.go.set()
+        wait_until(lambda: server.in_flight == 0)
         with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary("/pdss.v1.RationaleService/GetServerInfo", bytes, bytes)(b"x" * 5_001)
+            next(channel.unary_stream("/pdss.v1.RationaleService/GenerateRationales", bytes, bytes)(b"x" * 5_001))
         assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         assert "grpc-retry-pushback-ms" not in dict(caught.value.trailing_metadata() or ())
-        held.go.set()
     server.stop(grace=0)
 
 

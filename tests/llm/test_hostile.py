@@ -6,21 +6,29 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
 import grpc
 import pytest
 
-from pdss_fl.errors import Busy, LLMUnavailable
+from pdss_fl.errors import Busy, LLMUnavailable, MessageError
 from pdss_fl.llm.calls import ServiceLimits
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.remote import RemoteGenerator
 from pdss_fl.llm.service import RunningServer, ServiceSecurity, serve
 from pdss_fl.llm.servicer import SERVICE
 from pdss_fl.llm.tokens import TokenIssuer
-from pdss_fl.messages import MAX_RATIONALE_CHARS, Finish, GenerationSettings, PromptBatch, Rationale, ServerInfo
+from pdss_fl.messages import (
+    MAX_RATIONALE_CHARS,
+    Finish,
+    GenerationSettings,
+    PerturbedPrompt,
+    PromptBatch,
+    Rationale,
+    ServerInfo,
+)
 from pdss_fl.proto import distillation_pb2 as pb
 from tests.harness import EchoGenerator
 from tests.llm.helpers import make_batch
@@ -140,6 +148,57 @@ def test_half_open_connections_hold_nobody_up(echo: RunningServer) -> None:
     wait_until(lambda: echo.in_flight == 0)
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        GENERATE,
+        f"/{SERVICE}/GetServerInfo",
+        "/grpc.health.v1.Health/Check",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ],
+)
+def test_calls_that_send_no_request_hold_up_nobody_with_a_token(method: str) -> None:
+    limits = ServiceLimits(max_requests=2)
+    server = serve(EchoGenerator(), port=0, limits=limits, security=ServiceSecurity(token_key=KEY))
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait()
+        yield b""
+
+    with grpc.insecure_channel(server.address) as channel:
+        calls = [channel.stream_stream(method, bytes, bytes)(nothing(), timeout=20) for _ in range(30)]
+        if SERVICE in method:
+            for call in calls:
+                with pytest.raises(grpc.RpcError) as caught:
+                    next(call)
+                assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        else:
+            time.sleep(0.2)  # they have arrived
+        assert ask(server.address, token=lambda: TokenIssuer(KEY, 1, 60).token(2)) == 2
+        over.set()
+    server.stop(grace=0)
+
+
+def test_a_caller_that_sends_no_request_loses_its_place_after_a_while() -> None:
+    server = serve(EchoGenerator(), port=0, limits=ServiceLimits(max_requests=1, stall_seconds=0.3))
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait()
+        yield b""
+
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.stream_stream(GENERATE, bytes, bytes)(nothing())
+        wait_until(lambda: server.in_flight == 1)
+        assert ask(server.address) == 2
+        with pytest.raises(grpc.RpcError) as caught:
+            next(call)
+        over.set()
+    assert caught.value.code() == grpc.StatusCode.CANCELLED
+    server.stop(grace=0)
+
+
 def test_a_client_that_vanishes_without_a_word_gives_its_place_back() -> None:
     generator = Patient()
     limits = ServiceLimits(max_requests=1, keepalive_seconds=1.0)
@@ -212,6 +271,21 @@ def test_one_tenant_cannot_take_the_places_of_the_others() -> None:
         held.append(pool.submit(ask, server.address, token=greedy))  # waits, as it is told, and is answered later
         generator.go.set()
         assert [call.result() for call in held] == [2, 2, 2, 2]
+    server.stop(grace=0)
+
+
+def test_no_more_is_read_of_a_request_once_a_prompt_is_too_long() -> None:
+    counted: list[int] = []
+
+    class Counting(EchoGenerator):
+        def count_tokens(self, prompts: Sequence[PerturbedPrompt]) -> list[int]:
+            counted.append(len(prompts))
+            return [5] * len(prompts)
+
+    server = serve(Counting(), port=0, limits=ServiceLimits(max_prompt_tokens=4))
+    with pytest.raises(MessageError):
+        ask(server.address, 3000)
+    assert sum(counted) < 100
     server.stop(grace=0)
 
 

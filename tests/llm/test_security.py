@@ -192,7 +192,7 @@ def test_mutual_tls_needs_a_certificate_of_the_right_ca(certificates: Certificat
     server.stop(grace=0)
 
 
-def test_a_client_certificate_names_the_tenant(certificates: Certificates) -> None:
+def test_a_client_certificate_names_the_tenant(certificates: Certificates, tmp_path: Path) -> None:
     seen: list[str] = []
 
     class Noting(EchoGenerator):
@@ -200,16 +200,19 @@ def test_a_client_certificate_names_the_tenant(certificates: Certificates) -> No
             seen.append(arguments[3])
             return super().generate(*arguments)
 
-    mutual = ServiceSecurity(certificates.server_tls(mutual=True))
+    nameless = make_certificates(tmp_path, common_name=None)
     for security, options in (
-        (mutual, {"tls": certificates.client_tls(mutual=True)}),
+        *(
+            (ServiceSecurity(c.server_tls(mutual=True)), {"tls": c.client_tls(mutual=True)})
+            for c in (certificates, nameless)
+        ),
         (ServiceSecurity(token_key=KEY), {"token": token}),
         (ServiceSecurity(), {}),
     ):
         server = serve(Noting(), port=0, security=security)
         assert ask(server.address, **options) == 3
         server.stop(grace=0)
-    assert seen == ["certificate hospital-3", "5/1", ""]
+    assert seen == ["certificate hospital-3", "certificate client.example.org", "5/1", ""]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from pdss_fl.errors import SettingError
+from pdss_fl.llm.admission import MAX_QUEUED
 from pdss_fl.llm.calls import ServiceLimits
 from pdss_fl.llm.metrics import serve_metrics
 from pdss_fl.llm.service import RunningServer, ServiceSecurity
@@ -55,7 +56,7 @@ def serve(
     adapter: Annotated[str, _llm("LoRA folder; auto: the built-in one for the bundled LLM.")] = "auto",
     instruction: Annotated[str, _llm("JSON file with task text and demonstrations.")] = "",
     dtype: Annotated[str, _llm("auto, float32, bfloat16 or float16.")] = "auto",
-    batch_size: Annotated[int, _llm("Prompts per forward pass.", min=1)] = 32,
+    batch_size: Annotated[int, _llm("Prompts per forward pass.", min=1)] = 128,
     host: Annotated[str, _network("Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, _network("0 takes a free one.", min=0, max=65535)] = 50061,
     tls_certificate: Annotated[Path | None, _network("PEM file of the server's certificate; turns TLS on.")] = None,
@@ -77,6 +78,7 @@ def serve(
     max_requests_per_tenant: Annotated[
         int, _limit("The same of one run and node, or one client certificate.", min=1)
     ] = _DEFAULTS.max_requests_per_tenant,
+    max_queued: Annotated[int, _limit("Prompts that wait for the LLM, of all requests.", min=1)] = MAX_QUEUED,
     max_seconds: Annotated[float, _limit("Seconds that one request may take.", min=1)] = _DEFAULTS.max_seconds,
     stall_seconds: Annotated[
         float, _limit("Seconds for which a client may leave an answer unread.", min=1)
@@ -116,7 +118,7 @@ def serve(
     try:
         from pdss_fl.llm.generator import load_local_generator  # takes seconds; the port is open meanwhile
 
-        generator = load_local_generator(model, instruction, dtype, batch_size, adapter)
+        generator = load_local_generator(model, instruction, dtype, batch_size, adapter, max_queued)
         server.ready(generator)
         typer.echo(f"serving {generator.info.model} ({generator.info.dtype}) at {server.address}")
         with _status_line(server) if log_format == "text" else nullcontext():

@@ -4,8 +4,7 @@ Run from the repository's root: ``python tests/benchmarks/bench_transport.py [--
 answered in process, through a server on loopback, and through the strategy and a ClientApp whose messages
 become bytes and come back as Flower's own do; the three take turns in every round. Since a difference of two
 times of the LLM is mostly noise on a busy machine, the ways are then measured once more with the recorded
-answers in the LLM's place: what is left is transport. Last comes a trip of Flower's simulation with these
-payloads, which starts Ray (left out with ``--quick``).
+answers in the LLM's place: what is left is transport. The way of messages from one process to another is not in it.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ from pathlib import Path
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.serverapp import Grid, ServerApp
-from flwr.simulation import run_simulation
 from flwr.supercore.task_identity import TaskIdentity
 from transformers.utils import logging
 
@@ -83,7 +80,7 @@ def client_app() -> ClientApp:
 
     @app.query("perturb")
     def perturb(msg: Message, own: Context) -> Message:
-        start = EACH * (int(own.node_config.get("partition-id", own.node_id - 1)))
+        start = EACH * (own.node_id - 1)
         prompts = tuple(replace(p, ordinal=i) for i, p in enumerate(BATCH.prompts[start : start + EACH]))
         payload = PromptBatch(prompts, BATCH.privacy).serialize()
         return Message(RecordDict({"prompts": ConfigRecord({"payload": payload})}), reply_to=msg)
@@ -162,26 +159,6 @@ def ways_to(generator: RationaleGenerator) -> dict[str, Callable[[], int]]:
     }
 
 
-def simulated_trip() -> float:
-    """Return the median seconds of a trip of Flower's simulation that carries the prompts of all clients."""
-    found: list[float] = []
-    server_app = ServerApp()
-
-    @server_app.main()
-    def main(grid: Grid, _: Context) -> None:
-        while len(list(grid.get_node_ids())) < CLIENTS:
-            time.sleep(0.1)
-        for _ in range(8):
-            requests = [Message(RecordDict(), node, "query.perturb") for node in grid.get_node_ids()]
-            started = time.perf_counter()
-            replies = list(grid.send_and_receive(requests))
-            found.append(time.perf_counter() - started)
-            assert [reply.has_error() for reply in replies] == [False] * CLIENTS
-
-    run_simulation(server_app, client_app(), CLIENTS, backend_config={"client_resources": {"num_cpus": 1}})
-    return statistics.median(found[2:])  # the first ones start processes
-
-
 def main() -> None:
     """Print the time of the LLM, and what each way adds as a share of it."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -197,11 +174,6 @@ def main() -> None:
     for name in ("gRPC", "Flower messages"):
         extra = alone[name] - alone["in process"]
         print(f"{name}, with recorded answers: {1000 * extra:.1f} ms more, {extra / base:.2%} of the LLM's time")
-    if not QUICK:
-        trip = simulated_trip()
-        print(
-            f"a trip of Flower's simulation: {1000 * trip:.0f} ms; two a round, {2 * trip / base:.2%} of the LLM's time"
-        )
 
 
 if __name__ == "__main__":

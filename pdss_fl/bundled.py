@@ -17,6 +17,7 @@ from pathlib import Path
 
 import platformdirs
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from pdss_fl.errors import LLMUnavailable
 
@@ -42,7 +43,7 @@ def bundled_model_path() -> Path:
     folder = cache_directory() / f"{BUNDLED_MODEL}-bf16"
     try:
         return build_once(folder, _convert)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter where the disk is full while weights are written
         raise LLMUnavailable(
             f"the bundled LLM cannot be converted into the cache ({type(error).__name__}); "
             "set PDSS_CACHE_DIR to a folder that can be written and has 300 MB free",

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from pdss_fl.config import LLMSettings
 from pdss_fl.errors import SettingError
+from pdss_fl.llm.admission import MAX_QUEUED
 from pdss_fl.llm.calls import ServiceLimits
 from pdss_fl.llm.metrics import serve_metrics
 from pdss_fl.llm.service import RunningServer, ServiceSecurity
@@ -81,6 +82,7 @@ def serve(
     max_requests_per_tenant: Annotated[
         int, _limit("The same of one run and node, or one client certificate.", min=1)
     ] = _DEFAULTS.max_requests_per_tenant,
+    max_queued: Annotated[int, _limit("Prompts that wait for the LLM, of all requests.", min=1)] = MAX_QUEUED,
     max_seconds: Annotated[float, _limit("Seconds that one request may take.", min=1)] = _DEFAULTS.max_seconds,
     stall_seconds: Annotated[
         float, _limit("Seconds for which a client may leave an answer unread.", min=1)
@@ -120,7 +122,7 @@ def serve(
     try:
         from pdss_fl.llm.generator import load_local_generator  # takes seconds; the port is open meanwhile
 
-        generator = load_local_generator(model, instruction, dtype, batch_size, adapter)
+        generator = load_local_generator(model, instruction, dtype, batch_size, adapter, max_queued)
         server.ready(generator)
         typer.echo(f"serving {generator.info.model} ({generator.info.dtype}) at {server.address}")
         with _status_line(server) if log_format == "text" else nullcontext():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pdss_fl.bundled import build_once, bundled_model_path
 from pdss_fl.errors import LLMUnavailable
 from pdss_fl.llm.generator import load_local_generator
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch
-from tests.llm.helpers import STATEMENT
+from tests.llm.helpers import STATEMENT, make_llama
 
 
 def test_the_bundled_llm_gives_its_reasons() -> None:
@@ -38,6 +39,22 @@ def test_a_cache_that_cannot_be_written_names_the_remedy(tmp_path: Path, monkeyp
     with pytest.raises(LLMUnavailable, match="PDSS_CACHE_DIR") as caught:
         bundled_model_path()
     assert str(tmp_path) not in caught.value.public
+
+
+def test_a_full_disk_names_the_remedy_and_leaves_no_half_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system refuses to let files grow, as it does on a full disk; then there is room again."""
+    monkeypatch.setenv("PDSS_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("pdss_fl.bundled._convert", make_llama().save_pretrained)  # the true one takes a while
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # bytes; the weights take more
+    try:
+        with pytest.raises(LLMUnavailable, match=r"PDSS_CACHE_DIR.*300 MB free") as caught:
+            bundled_model_path()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(tmp_path) not in caught.value.public
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+    assert (bundled_model_path() / "model.safetensors").stat().st_size > 20_000
 
 
 def builder(text: str) -> Callable[[Path], None]:

@@ -55,7 +55,7 @@ def test_the_help_of_serve_is_grouped_and_names_every_limit() -> None:
         assert f"─ {part} ─" in shown
     options = "--tls-certificate --client-ca --token-key --insecure --metrics-port --drain-seconds --log-format"
     limits = "--max-request-bytes --max-prompts --max-prompt-tokens --max-new-tokens --max-requests --max-seconds"
-    for option in f"{options} {limits} --max-requests-per-tenant".split():
+    for option in f"{options} {limits} --max-requests-per-tenant --max-queued".split():
         assert option in shown
 
 

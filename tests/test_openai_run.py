@@ -51,7 +51,7 @@ def test_an_endpoint_answers_a_run_and_its_key_is_in_no_file_and_no_log(
 
 def test_a_run_ends_at_its_cap_and_names_it(tmp_path: Path, tiny: Path) -> None:
     with (
-        scripted(lambda _: said("It is two.")) as server,
+        scripted(lambda _: said("It is two.", usage={"prompt_tokens": 600, "completion_tokens": 7})) as server,
         pytest.raises(LLMUnavailable, match=r"llm\.max-run-tokens = 2500 would be exceeded"),
     ):
         run(tmp_path, tiny, server.url, **{"llm.max-run-tokens": 2_500})

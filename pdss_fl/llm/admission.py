@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from pdss_fl.errors import Busy
 from pdss_fl.messages import Rationale
 
+MAX_QUEUED = 100_000
 KEPT_TENANTS = 1_000
 
 

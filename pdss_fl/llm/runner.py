@@ -10,8 +10,10 @@ from pdss_fl.llm.admission import Job, by_call
 from pdss_fl.llm.decode import FAILED, Decoder, RunningBatch, close_gaps
 from pdss_fl.llm.writing import Written
 
-READ_TOKENS = 4_096
-"""Most tokens of prompts that are read in one forward pass, the shared beginning not counted."""
+READ_TOKENS = {"cpu": 768}
+READ_TOKENS_ELSEWHERE = 4_096
+"""Most tokens of prompts that are read in one forward pass, by the kind of device, the shared beginning not
+counted. A processor is slower with more: what its layers hand on no longer fits its caches."""
 
 Event = tuple[Job, Written | LLMUnavailable]
 
@@ -64,7 +66,8 @@ class Runner:
         elif self._suspects:
             self._alone = True
             events += self._read(self._suspects.popleft())
-        for group in _groups(newcomers, self._decoder.shared_tokens):
+        most = READ_TOKENS.get(self._decoder.device.type, READ_TOKENS_ELSEWHERE)
+        for group in _groups(newcomers, self._decoder.shared_tokens, most):
             events += self._read(group)
         self._alone = self._alone and not self.idle
         return events
@@ -138,12 +141,12 @@ class Runner:
         return [(job, failure) for job in jobs]
 
 
-def _groups(jobs: list[Job], shared: int) -> list[list[Job]]:
-    """Put jobs of similar length together, within ``READ_TOKENS`` of what is not shared, padding included."""
+def _groups(jobs: list[Job], shared: int, most: int) -> list[list[Job]]:
+    """Put jobs of similar length together, within so many tokens of what is not shared, padding included."""
     groups: list[list[Job]] = []
     for job in sorted(jobs, key=lambda job: -len(job.prompt)):
         longest = len(groups[-1][0].prompt) - shared if groups else 0
-        if not groups or (len(groups[-1]) + 1) * longest > READ_TOKENS:
+        if not groups or (len(groups[-1]) + 1) * longest > most:
             groups.append([])
         groups[-1].append(job)
     return groups

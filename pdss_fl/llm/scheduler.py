@@ -19,7 +19,7 @@ from pdss_fl import __version__
 from pdss_fl.config import LLMSettings
 from pdss_fl.errors import Busy, LLMUnavailable, SettingError
 from pdss_fl.llm.adapter import apply_adapter
-from pdss_fl.llm.admission import Call, Job, Waiting
+from pdss_fl.llm.admission import MAX_QUEUED, Call, Job, Waiting
 from pdss_fl.llm.answers import Answers, key_of
 from pdss_fl.llm.decode import Decoder
 from pdss_fl.llm.instruction import Instruction
@@ -31,7 +31,6 @@ from pdss_fl.llm.writing import Scribe, Written
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch, Rationale, ServerInfo
 
 BATCH_SIZE = LLMSettings().batch_size
-MAX_QUEUED = 100_000
 MAX_BATCH_TOKENS = 32_768
 """Bound of rows x tokens of the batch (those of the shared beginning once), so that memory is bounded."""
 
@@ -93,6 +92,7 @@ class Scheduler:
         device: str = "auto",
         batch_size: int = BATCH_SIZE,
         adapter: str = "",
+        max_queued: int = MAX_QUEUED,
     ) -> Scheduler:
         """Load a causal LM and return its scheduler.
 
@@ -101,7 +101,7 @@ class Scheduler:
         loaded, tokenizer = load_causal_lm(model, dtype, device, batch_size)
         loaded = apply_adapter(loaded, adapter)
         name = Path(model).resolve().name if Path(model).is_dir() else model
-        return cls(loaded, tokenizer, name=name, instruction=instruction, batch_size=batch_size)
+        return cls(loaded, tokenizer, name=name, instruction=instruction, batch_size=batch_size, max_queued=max_queued)
 
     @property
     def info(self) -> ServerInfo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,24 @@ def make_llama(seed: int = 0) -> PreTrainedModel:
         pad_token_id=None,
     )
     return random_model(LlamaForCausalLM, config, seed)
+
+
+class Gate:
+    """Holds a model before one of its steps until ``open`` is set; ``reached`` says that it stands there."""
+
+    def __init__(self) -> None:
+        self.reached, self.open = threading.Event(), threading.Event()
+
+    def close_at(self, model: PreTrainedModel, step: int) -> None:
+        """Stop before the ``step``-th forward pass from now on, the first being 1."""
+        steps = iter(range(1, 1_000_000))
+
+        def wait(*_: Any) -> None:
+            if next(steps) == step:
+                self.reached.set()
+                assert self.open.wait(60)
+
+        model.register_forward_pre_hook(wait)
 
 
 def make_generator(

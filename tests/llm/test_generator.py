@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -122,6 +123,15 @@ def test_an_llm_that_fails_is_unavailable() -> None:
     model.register_forward_pre_hook(run_out)
     with pytest.raises(LLMUnavailable, match=r"OutOfMemoryError.*llm\.batch-size"):
         texts(generator, make_batch(2))
+
+
+def test_a_model_that_accelerate_keeps_in_several_places_writes_the_same(tmp_path: Path) -> None:
+    """Half of it on disk, by the hooks that also carry states from one GPU to the next."""
+    whole = dict.fromkeys(["model.embed_tokens", "model.rotary_emb", "model.layers.0", "model.norm"], "cpu")
+    places = {**whole, "model.layers.1": "disk", "lm_head": "disk"}
+    model = dispatch_model(make_llama(), places, main_device="cpu", offload_dir=tmp_path)
+    generator = Scheduler(model, make_tokenizer(), name="tiny", instruction=EVERYDAY, batch_size=4)
+    assert texts(generator, make_batch(6)) == texts(make_generator(batch_size=4), make_batch(6))
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,12 @@ from typing import Any
 import grpc
 import pytest
 
-from pdss_fl.errors import Busy, LLMUnavailable, MessageError
+from pdss_fl.errors import LLMUnavailable, MessageError
 from pdss_fl.llm.calls import ServiceLimits
+from pdss_fl.llm.instruction import EVERYDAY
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.remote import RemoteGenerator
+from pdss_fl.llm.scheduler import Scheduler
 from pdss_fl.llm.service import RunningServer, ServiceSecurity, serve
 from pdss_fl.llm.servicer import SERVICE
 from pdss_fl.llm.tokens import TokenIssuer
@@ -31,7 +33,7 @@ from pdss_fl.messages import (
 )
 from pdss_fl.proto import distillation_pb2 as pb
 from tests.harness import EchoGenerator
-from tests.llm.helpers import make_batch
+from tests.llm.helpers import Gate, make_batch, make_llama, make_tokenizer
 from tests.llm.network import Proxy
 
 GENERATE = f"/{SERVICE}/GenerateRationales"
@@ -300,17 +302,20 @@ def test_requests_of_a_concurrent_generator_do_not_wait_for_each_other() -> None
     server.stop(grace=0)
 
 
-def test_a_full_queue_of_the_llm_is_told_with_a_hint() -> None:
-    class Full(EchoGenerator):
-        def generate(self, *arguments: Any) -> Any:
-            if len(self.seen) < 1:
-                self.seen.append(arguments[0])
-                raise Busy("the queue is full")
-            return super().generate(*arguments)
-
-    server = serve(Full(), port=0)
-    with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError) as caught:
-        list(channel.unary_stream(GENERATE, bytes, bytes)(request_bytes()))
-    assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "2000"
+def test_a_full_queue_of_the_llm_is_told_with_a_hint_that_clients_follow() -> None:
+    model, held = make_llama(), Gate()
+    scheduler = Scheduler(model, make_tokenizer(), name="tiny", instruction=EVERYDAY, batch_size=1, max_queued=3)
+    server = serve(scheduler, port=0)
+    held.close_at(model, step=2)
+    with futures.ThreadPoolExecutor() as pool, grpc.insecure_channel(server.address) as channel:
+        first = pool.submit(ask, server.address, 3)
+        assert held.reached.wait(30)  # one prompt is being written, two wait
+        with pytest.raises(grpc.RpcError) as caught:
+            list(channel.unary_stream(GENERATE, bytes, bytes)(request_bytes(2)))
+        assert caught.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "2000"
+        second = pool.submit(ask, server.address, 2)
+        wait_until(lambda: scheduler.stats().rejected_total == 4)
+        held.open.set()
+        assert (first.result(), second.result()) == (3, 2)
     server.stop(grace=0)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import socket
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pdss_fl.errors import SettingError
+from pdss_fl.errors import LLMUnavailable, SettingError
+from pdss_fl.llm.instruction import EVERYDAY
 from pdss_fl.llm.metrics import MAX_TENANTS, ServiceMetrics, serve_metrics, short_hash
 from pdss_fl.llm.remote import RemoteGenerator
+from pdss_fl.llm.scheduler import Scheduler
 from pdss_fl.llm.service import ServiceSecurity, serve
 from pdss_fl.llm.tokens import TokenIssuer
 from pdss_fl.messages import GenerationSettings
 from tests.harness import EchoGenerator
-from tests.llm.helpers import make_batch
+from tests.llm.helpers import Gate, make_batch, make_llama, make_tokenizer
 
 KEY = b"a key of the test, long enough. " * 2
 SETTINGS = GenerationSettings(8)
@@ -40,27 +42,8 @@ def port() -> int:
         return int(probe.getsockname()[1])
 
 
-@dataclass(frozen=True)
-class Stats:
-    queued: int = 4
-    running: int = 3
-    tokens_per_second: float = 120.5
-    mean_batch: float = 2.5
-    cache_hits_total: int = 7
-    rejected_total: int = 1
-    per_tenant: dict[str, int] = field(default_factory=dict)
-    seconds_to_first_token: tuple[float, ...] = (0.1, 0.3, 0.2)
-
-
-class Telling(EchoGenerator):
-    """An echo with a queue of its own that it tells of."""
-
-    def stats(self) -> Stats:
-        return Stats()
-
-
-def ask(address: str, prompts: int, **options: Any) -> Iterator[Any]:
-    return RemoteGenerator(address, 30.0, **options).generate(make_batch(prompts), SETTINGS)
+def ask(address: str, prompts: int, timeout: float = 30.0, **options: Any) -> Iterator[Any]:
+    return RemoteGenerator(address, timeout, **options).generate(make_batch(prompts), SETTINGS)
 
 
 def test_counts_are_those_of_what_was_asked_and_answered(port: int) -> None:
@@ -84,16 +67,38 @@ def test_counts_are_those_of_what_was_asked_and_answered(port: int) -> None:
     stop()
 
 
-def test_a_generator_with_a_queue_is_asked_for_it(port: int) -> None:
-    server = serve(Telling(), port=0)
+def test_a_schedulers_own_numbers_are_told_as_they_are(port: int) -> None:
+    """Five prompts in a batch of two, looked at while the second token is written and when all are there."""
+    model, held = make_llama(), Gate()
+    scheduler = Scheduler(model, make_tokenizer(), name="tiny", instruction=EVERYDAY, batch_size=2, max_queued=5)
+    server = serve(scheduler, port=0, security=ServiceSecurity(token_key=KEY))
     stop = serve_metrics(server.metrics, port)
+    token = TokenIssuer(KEY, 3, 60).token
+    held.close_at(model, step=2)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(list, ask(server.address, 5, token=lambda: token(1)))
+        assert held.reached.wait(30)
+        found = scrape(port)
+        assert found["pdss_generator_running", ()] == 2
+        assert found["pdss_generator_queued", ()] == 3
+        with pytest.raises(LLMUnavailable, match=r"busy|in time"):
+            list(ask(server.address, 3, token=lambda: token(2), retries=0, timeout=1.0))
+        held.open.set()
+        answers = first.result()
+    again = list(ask(server.address, 5, token=lambda: token(1)))
     found = scrape(port)
-    expected = {
-        "pdss_generator_queued": 4, "pdss_generator_running": 3, "pdss_generator_tokens_per_second": 120.5,
-        "pdss_generator_mean_batch": 2.5, "pdss_generator_cache_hits_total": 7, "pdss_generator_rejected_total": 1,
-        "pdss_generator_median_seconds_to_first_token": 0.2,
-    }  # fmt: skip
-    assert {name: found[name, ()] for name in expected} == expected
+    assert [r.text for r in sorted(again, key=lambda r: r.ordinal)] == [
+        r.text for r in sorted(answers, key=lambda r: r.ordinal)
+    ]
+    tokens = sum(r.tokens for r in answers)
+    assert found["pdss_generator_queued", ()] == found["pdss_generator_running", ()] == 0
+    assert found["pdss_generator_cache_hits_total", ()] == 5
+    assert found["pdss_generator_rejected_total", ()] >= 3
+    assert 1 < found["pdss_generator_mean_batch", ()] <= 2
+    assert found["pdss_generator_tokens_per_second", ()] > 0
+    assert found["pdss_generator_median_seconds_to_first_token", ()] > 0
+    assert scheduler.stats().per_tenant == {"3/1": tokens}
+    assert found["pdss_tenant_tokens_total", (short_hash("3/1"),)] == 2 * tokens, "those found again count as given"
     stop()
     server.stop(grace=0)
 

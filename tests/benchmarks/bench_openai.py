@@ -1,6 +1,6 @@
 """``llm.backend = "openai"`` against llama.cpp's own server with the bundled LLM: findings and speed.
 
-Run it as ``python tests/benchmarks/check_openai_server.py [--server PATH] [--questions 64] [--rounds 3]
+Run it as ``python tests/benchmarks/bench_openai.py [--server PATH] [--questions 64] [--rounds 3]
 [--parallel 4] [--threads N]``. Without ``--server``, a ``llama-server`` program built for this machine, llama.cpp's
 server comes from the wheel ``xllamacpp``, which is built for any processor and slower. Ways of writing take turns
 in every round, so that what else the machine does falls on all of them; ratios are of the medians. The questions

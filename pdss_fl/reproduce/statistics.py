@@ -24,7 +24,9 @@ class Mean:
 
     @property
     def interval(self) -> str:
-        """The interval in points, as tables show it."""
+        """The interval in points, as tables show it; one value alone has none to show."""
+        if self.n < 2:
+            return ""
         return f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
 
 

@@ -115,7 +115,8 @@ def serve(
         max_requests, max_requests_per_tenant, max_prompts, max_prompt_tokens, max_request_bytes, max_new_tokens,
         max_seconds, stall_seconds, keepalive_seconds,
     )  # fmt: skip
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both end as Ctrl-C does
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what it puts in the background deaf to the first
+        signal.signal(number, signal.default_int_handler)
     server = start(None, host=host, port=port, limits=limits, security=security)
     stop_metrics = serve_metrics(server.metrics, metrics_port) if metrics_port else lambda: None
     generator: Scheduler | None = None

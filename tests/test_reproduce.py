@@ -103,6 +103,8 @@ def test_differences_are_paired_by_seed_and_their_interval_is_students() -> None
     assert (gain.value, gain.low, gain.high, gain.n) == pytest.approx((0.06, expected.low, expected.high, 3))
     assert accuracies(found, "base") == {0: 0.4, 1: 0.5, 2: 0.6}
     assert mean([0.5]).high == math.inf
+    assert mean([0.5]).interval == ""
+    assert gain.interval == f"{100 * expected.low:+.1f} to {100 * expected.high:+.1f}"
 
 
 def test_a_seed_that_one_side_lacks_is_left_out() -> None:

@@ -68,8 +68,7 @@ def load_causal_lm(
 def fastest_dtype(device: torch.device, rows: int) -> torch.dtype:
     """Return bfloat16 where a product of a decoding step of ``rows`` is clearly faster in it, else float32.
 
-    Measured, since some processors emulate bfloat16 several times slower than they compute float32,
-    and others are twice as fast in it. It takes about a tenth of a second. Near a tie (less than
+    Measured, since some processors only emulate bfloat16, and others are faster in it. Near a tie (less than
     1.3 times faster) float32 wins, whose results do not depend on how prompts are batched.
     """
     seconds = {}

@@ -13,7 +13,7 @@ from pdss_fl.llm.writing import Written
 READ_TOKENS = {"cpu": 768}
 READ_TOKENS_ELSEWHERE = 4_096
 """Most tokens of prompts that are read in one forward pass, by the kind of device, the shared beginning not
-counted. A processor is slower with more: what its layers hand on no longer fits its caches."""
+counted. Fewer on a processor, so that what its layers hand on stays in its caches."""
 
 Event = tuple[Job, Written | LLMUnavailable]
 

@@ -19,28 +19,22 @@ from platformdirs import user_data_path
 
 from pdss_fl.bundled import BUNDLED_MODEL
 from pdss_fl.errors import SettingError
+from pdss_fl.rules import (
+    A_WEEK,
+    AT_LEAST_0,
+    AT_LEAST_1,
+    NOT_EMPTY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    checked,
+    one_of,
+    within,
+)  # fmt: skip
 
 METHODS = ("untrained", "standalone", "pdss", "dss")
 IDENTITY = "identity"
 BUILT_IN_DATA = "everyday"
 SCRATCH = "scratch"
-
-
-def one_of(*values: str) -> Any:
-    """Return a rule for ``checked``: the value is one of these words."""
-    return {"check": lambda v: v in values, "expected": "one of " + ", ".join(values)}
-
-
-def _within(low: int, high: int) -> Any:
-    return {"check": lambda v: low <= v <= high, "expected": f"{low} to {high}"}
-
-
-_AT_LEAST_1 = {"check": lambda v: v >= 1, "expected": "at least 1"}
-_AT_LEAST_0 = {"check": lambda v: v >= 0, "expected": "at least 0"}
-_POSITIVE = {"check": lambda v: math.isfinite(v) and v > 0, "expected": "a finite number above 0"}
-_NOT_NEGATIVE = {"check": lambda v: math.isfinite(v) and v >= 0, "expected": "a finite number of at least 0"}
-_A_WEEK = {"check": lambda v: 1 <= v <= 604_800, "expected": "1 to 604800 seconds"}
-NOT_EMPTY = {"check": lambda v: bool(v.strip()), "expected": "not empty"}
 
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -80,17 +74,17 @@ class PrivacySettings:
     """
 
     mechanism: str = _setting("staircase", NOT_EMPTY)
-    epsilon: float = _setting(7.0, _POSITIVE)
-    neighbours: int = _setting(6, _AT_LEAST_1)
+    epsilon: float = _setting(7.0, POSITIVE)
+    neighbours: int = _setting(6, AT_LEAST_1)
     delta: float = _setting(1e-5, {"check": lambda v: 0 <= v <= 1e-3, "expected": "0 to 0.001"})
     vocabulary: str = _setting("everyday", one_of("everyday", "english"))
-    vocabulary_size: int = _setting(830, _within(2, 50_000))
+    vocabulary_size: int = _setting(830, within(2, 50_000))
     embeddings: str = _setting(BUNDLED_MODEL, NOT_EMPTY)
     length: str = _setting("fixed", one_of("fixed", "bucket", "exact"))
     words: str = _setting("content", one_of("all", "content"))
-    question_words: int = _setting(3, _within(1, 512))
-    choice_words: int = _setting(1, _within(1, 128))
-    choices: int = _setting(0, _within(0, 26))
+    question_words: int = _setting(3, within(1, 512))
+    choice_words: int = _setting(1, within(1, 128))
+    choices: int = _setting(0, within(0, 26))
     parameters: str = _setting("")
 
     @property
@@ -120,8 +114,8 @@ class DataSettings:
     source: str = _setting(BUILT_IN_DATA, one_of(BUILT_IN_DATA, "jsonl"))
     path: str = _setting("")
     partition: str = _setting("iid", one_of("iid", "file"))
-    train_examples: int = _setting(360, _AT_LEAST_1)
-    test_examples: int = _setting(120, _AT_LEAST_1)
+    train_examples: int = _setting(360, AT_LEAST_1)
+    test_examples: int = _setting(120, AT_LEAST_1)
     public_choices: bool = _setting(False)
 
 
@@ -149,20 +143,20 @@ class LLMSettings:
     channel: str = _setting("relay", one_of("relay", "direct"))
     root_certificates: str = _setting("")
     insecure: bool = _setting(False)
-    token_lifetime: float = _setting(3600.0, _A_WEEK)
+    token_lifetime: float = _setting(3600.0, A_WEEK)
     adapter: str = _setting("auto")
     instruction: str = _setting("")
     dtype: str = _setting("auto", one_of("auto", "float32", "bfloat16", "float16"))
-    batch_size: int = _setting(128, _AT_LEAST_1)
-    max_new_tokens: int = _setting(40, _within(1, 512))
-    timeout: float = _setting(1800.0, _POSITIVE)
+    batch_size: int = _setting(128, AT_LEAST_1)
+    max_new_tokens: int = _setting(40, within(1, 512))
+    timeout: float = _setting(1800.0, POSITIVE)
     base_url: str = _setting("http://127.0.0.1:8000/v1", NOT_EMPTY)
     endpoint_form: str = _setting("chat", one_of("chat", "completion"))
-    concurrency: int = _setting(16, _within(1, 1024))
-    max_run_tokens: int = _setting(10_000_000, _AT_LEAST_0)
-    max_run_cost: float = _setting(0.0, _NOT_NEGATIVE)
-    input_price: float = _setting(0.0, _NOT_NEGATIVE)
-    output_price: float = _setting(0.0, _NOT_NEGATIVE)
+    concurrency: int = _setting(16, within(1, 1024))
+    max_run_tokens: int = _setting(10_000_000, AT_LEAST_0)
+    max_run_cost: float = _setting(0.0, NOT_NEGATIVE)
+    input_price: float = _setting(0.0, NOT_NEGATIVE)
+    output_price: float = _setting(0.0, NOT_NEGATIVE)
 
 
 @dataclass(frozen=True)
@@ -171,8 +165,8 @@ class SmallModelSettings:
 
     model: str = _setting(SCRATCH, NOT_EMPTY)
     hidden_size: int = _setting(96, {"check": lambda v: v in range(32, 4097, 32), "expected": "32 to 4096, by 32"})
-    layers: int = _setting(2, _within(1, 64))
-    max_tokens: int = _setting(192, _within(16, 8192))
+    layers: int = _setting(2, within(1, 64))
+    max_tokens: int = _setting(192, within(16, 8192))
 
 
 @dataclass(frozen=True)
@@ -186,12 +180,12 @@ class DistillSettings:
 
     decoder: str = _setting("align", one_of("align", "in-context", "none"))
     filter: str = _setting("agree", one_of("off", "drop", "correct", "agree"))
-    rationale_words: int = _setting(40, _AT_LEAST_1)
+    rationale_words: int = _setting(40, AT_LEAST_1)
     rationale_weight: float = _setting(0.85, {"check": lambda v: 0 <= v < 1, "expected": "in [0, 1)"})
-    steps: int = _setting(900, _AT_LEAST_1)
-    batch_size: int = _setting(16, _AT_LEAST_1)
-    learning_rate: float = _setting(1.5e-3, _POSITIVE)
-    weight_decay: float = _setting(0.01, _AT_LEAST_0)
+    steps: int = _setting(900, AT_LEAST_1)
+    batch_size: int = _setting(16, AT_LEAST_1)
+    learning_rate: float = _setting(1.5e-3, POSITIVE)
+    weight_decay: float = _setting(0.01, AT_LEAST_0)
 
 
 @dataclass(frozen=True)
@@ -202,15 +196,15 @@ class RunSettings:
     ``insecure_noise_seed`` makes a simulation's noise repeatable and is refused by deployed nodes.
     """
 
-    num_server_rounds: int = _setting(1, _AT_LEAST_1)
+    num_server_rounds: int = _setting(1, AT_LEAST_1)
     methods: str = _setting(" ".join(METHODS), NOT_EMPTY)
-    min_available_nodes: int = _setting(2, _AT_LEAST_1)
+    min_available_nodes: int = _setting(2, AT_LEAST_1)
     fraction_train: float = _setting(1.0, {"check": lambda v: 0 < v <= 1, "expected": "in (0, 1]"})
-    quorum: int = _setting(1, _AT_LEAST_1)
-    perturb_timeout: float = _setting(600.0, _POSITIVE)
-    distill_timeout: float = _setting(3600.0, _POSITIVE)
+    quorum: int = _setting(1, AT_LEAST_1)
+    perturb_timeout: float = _setting(600.0, POSITIVE)
+    distill_timeout: float = _setting(3600.0, POSITIVE)
     output_dir: str = _setting("")
-    seed: int = _setting(0, _AT_LEAST_0)
+    seed: int = _setting(0, AT_LEAST_0)
     insecure_noise_seed: int = _setting(-1, {"check": lambda v: v >= -1, "expected": "-1 (off) or a seed"})
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     data: DataSettings = field(default_factory=DataSettings)
@@ -312,14 +306,3 @@ def _load(cls: type[_T], config: Mapping[str, Any], prefix: str) -> _T:
         elif key in config:
             values[item.name] = checked(key, config[key], types[item.name], item.metadata)
     return cls(**values)
-
-
-def checked(key: str, value: Any, kind: type, rule: Mapping[str, Any]) -> Any:
-    """Return a value of the right type and range; raises ``SettingError`` naming key, value and expectation."""
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)  # Flower keeps `privacy.epsilon=1` an int
-    if type(value) is not kind:
-        raise SettingError(f"{key} = {value!r} is of type {type(value).__name__}; expected {kind.__name__}")
-    if rule and not rule["check"](value):
-        raise SettingError(f"{key} = {value!r} is out of range; expected {rule['expected']}")
-    return value

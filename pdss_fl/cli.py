@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,6 +91,25 @@ def run(
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
     typer.echo(render_summary(summary))
     typer.echo(f"results: {path}")
+
+
+@app.command()
+def node(
+    policy: Annotated[Path, typer.Argument(help="The node's policy (TOML): state-dir, data-path, the two limits.")],
+    socket: Annotated[Path, typer.Option(help="Unix socket to make, for the SuperNode's node-socket.")],
+    socket_group: Annotated[str, typer.Option(help="Group that may write to it; has the SuperNode's user.")] = "",
+) -> None:
+    """Be the client, as a process of its own that alone reads the data; the ClientApp only relays.
+
+    Start the SuperNode as another user and with --node-config 'node-socket="SOCKET"' alone.
+    """
+    from pdss_fl.node import listening
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), listening(policy, socket, socket_group) as server:
+        typer.echo(f"node at {socket}")
+        server.wait_for_termination()
 
 
 app.command()(serve)

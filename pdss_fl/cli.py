@@ -94,6 +94,32 @@ def run(
 
 
 @app.command()
+def doctor(
+    run_config: Annotated[
+        list[str] | None, typer.Option("--run-config", "-c", help="As for flwr run: the run to look at.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="A node's policy file, to look at that node as well.")] = None,
+) -> None:
+    """Look at everything that a run will need of this machine, and say what to do; exit code 1 if anything fails."""
+    from flwr.common.config import parse_config_args
+
+    from pdss_fl.config import RunSettings
+    from pdss_fl.doctor import FAIL, examine
+
+    settings = RunSettings.from_run_config(parse_config_args(run_config))
+    findings = []
+    for finding in examine(settings, policy):
+        findings.append(finding)
+        typer.echo(f"{finding.verdict:4}  {finding.what:18} {finding.found}")
+        if finding.remedy:
+            typer.echo(f"{'':25}-> {finding.remedy}")
+    failed = sum(finding.verdict == FAIL for finding in findings)
+    if failed:
+        typer.echo(f"{failed} of {len(findings)} checks fail", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
 def node(
     policy: Annotated[Path, typer.Argument(help="The node's policy (TOML): state-dir, data-path, the two limits.")],
     socket: Annotated[Path, typer.Option(help="Unix socket to make, for the SuperNode's node-socket.")],

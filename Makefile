@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup run test lint format proto bench reproduce reproduce-everyday reproduce-ablation reproduce-real clean
+.PHONY: help setup run test browser lint format proto bench reproduce reproduce-everyday reproduce-ablation reproduce-real clean
 
 help:
 	@echo "make setup      virtual environment in .venv, packages, the bundled LLM"
@@ -39,8 +39,14 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 run: setup
 	@$(BIN)/pdss run $(ARGS)
 
-test: setup
+test: setup browser
 	$(BIN)/python -m pytest $(ARGS)
+
+# Tests open the pages that this project writes. Without a browser they fail and say so.
+browser:
+	@for b in chromium chromium-browser google-chrome; do command -v $$b >/dev/null && exit 0; done; \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get install --yes --quiet chromium >/dev/null; \
+		else echo "install Chromium for the tests of pages"; fi
 
 lint: setup
 	$(BIN)/ruff check .

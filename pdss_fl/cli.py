@@ -120,6 +120,27 @@ def doctor(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder; on a client STATE-DIR/runs/RUN-ID, with --policy.")],
+    policy: Annotated[Path | None, typer.Option(help="The policy file of the client whose own page this is.")] = None,
+    examples: Annotated[int, typer.Option(min=0, help="The client's own examples to show.")] = 5,
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write a run as one self-contained page: the comparison, each client, the budget, what an attacker finds.
+
+    With the client's own files, as after a simulation, it shows private texts: keep it where they may be seen.
+    """
+    from pdss_fl.policy import NodePolicy
+    from pdss_fl.run_report.material import read_run
+    from pdss_fl.run_report.page import render_page
+
+    own = NodePolicy.from_node_config({"policy": str(policy)}) if policy else None
+    page = render_page(read_run(run, own, examples))
+    output.write_text(page, encoding="utf-8")
+    typer.echo(f"wrote {output}")
+
+
+@app.command()
 def node(
     policy: Annotated[Path, typer.Argument(help="The node's policy (TOML): state-dir, data-path, the two limits.")],
     socket: Annotated[Path, typer.Option(help="Unix socket to make, for the SuperNode's node-socket.")],

@@ -193,7 +193,8 @@ class RunSettings:
     """Everything that ``flwr run -c`` can change.
 
     ``quorum`` is the fewest clients that have to answer a step; ``distill_timeout`` also limits evaluation.
-    ``insecure_noise_seed`` makes a simulation's noise repeatable and is refused by deployed nodes.
+    ``tracking = "tensorboard"`` writes TensorBoard's files into the run directory. ``insecure_noise_seed`` makes a
+    simulation's noise repeatable and is refused by deployed nodes.
     """
 
     num_server_rounds: int = _setting(1, AT_LEAST_1)
@@ -204,6 +205,7 @@ class RunSettings:
     perturb_timeout: float = _setting(600.0, POSITIVE)
     distill_timeout: float = _setting(3600.0, POSITIVE)
     output_dir: str = _setting("")
+    tracking: str = _setting("off", one_of("off", "tensorboard"))
     seed: int = _setting(0, AT_LEAST_0)
     insecure_noise_seed: int = _setting(-1, {"check": lambda v: v >= -1, "expected": "-1 (off) or a seed"})
     privacy: PrivacySettings = field(default_factory=PrivacySettings)

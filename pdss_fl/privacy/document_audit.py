@@ -15,7 +15,7 @@ from pdss_fl.privacy.rewriting import RewritingMechanism
 MOST = 2**22
 """Probabilities that an audit looks at: of each document, that of each released one."""
 
-_PAIRS = 2**28  # of a document with a document with a released one
+_PAIRS = 2**21  # of a document with a document, times the released ones, whose delta is measured
 _DELTAS = (1e-5, 0.05)
 
 
@@ -38,8 +38,8 @@ class DocumentAudit:
     worst : tuple[Tensor, Tensor, Tensor]
         Two private documents and a released one with ln of the ratio of probabilities = ``epsilon``.
     excess : float
-        By how much the largest delta at a composed epsilon is above the stated one, over several deltas; at most 0
-        if all hold.
+        By how much the largest delta at a composed epsilon is above the stated one, over several deltas and some
+        documents (all, if they are few); at most 0 if all hold.
     row_error : float
         The most that the probabilities of all released documents differ from one in their sum.
     """
@@ -118,10 +118,14 @@ def audit_documents(mechanism: RewritingMechanism, words: int, documents: Tensor
 
 
 def _excess(law: Tensor, stated: DocumentGuarantee, pair: tuple[int, int]) -> float:
-    """Return the largest sum of (P - e^eps Q)+ less the stated delta; of the given pair only, if all are too many."""
-    if math.isinf(stated.epsilon):
+    """Return the largest sum of (P - e^eps Q)+ less the stated delta, over all pairs or those of some documents.
+
+    With delta 0 that epsilon is the pure one, which is compared anyway.
+    """
+    if math.isinf(stated.epsilon) or stated.delta == 0:
         return -1.0
-    few = len(law) * law.numel() <= _PAIRS
-    rows = law if few else law[list(pair)]
-    allowed = (rows + stated.epsilon).exp()
-    return max(float((row - allowed).clamp_min(0).sum(dim=1).max()) for row in rows.exp()) - stated.delta
+    most = max(2, math.isqrt(_PAIRS // law.shape[1]))
+    if len(law) > most:
+        law = law[[*pair, *range(0, len(law), math.ceil(len(law) / most))]]
+    allowed = (law + stated.epsilon).exp()
+    return max(float((row - allowed).clamp_min(0).sum(dim=1).max()) for row in law.exp()) - stated.delta

@@ -40,7 +40,7 @@ prefixes : LongTensor (B, t) of the ids released so far.
 A row's logits depend on that row alone. Logits without a document depend on nothing private.
 """
 
-_BATCH = 64  # documents that are rewritten together
+_BATCH = 256  # documents that are rewritten together
 _PUBLIC_DOCUMENTS, _PUBLIC_WORDS = 128, 8  # with which kept words are counted
 _LARGEST = 1e100  # a logit, so that no difference of two is infinite
 

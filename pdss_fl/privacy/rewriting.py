@@ -16,6 +16,7 @@ Here are the two that write greedily: one that promises nothing, and one whose o
 from __future__ import annotations
 
 import math
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -138,9 +139,9 @@ class RewritingMechanism(PrivacyMechanism):
         ValueError
             If a document is not a LongTensor within 0 .. V-1, or logits are not (B, V) or not finite.
         """
-        released = [self.vocabulary.checked(document) for document in documents]
-        for places in _batches([len(document) for document in documents]):
-            rows = self._released(torch.stack([released[i] for i in places]), generator)
+        released = [self.vocabulary.checked(document).clone() for document in documents]
+        for places in same_length(documents, _BATCH):
+            rows = self._released(torch.stack([documents[i] for i in places]), generator)
             for i, row in zip(places, rows, strict=True):
                 released[i] = row
         return released
@@ -255,9 +256,10 @@ def document_guarantee(epsilon: float) -> PrivacyGuarantee:
     )
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the places of documents of one length, at most ``_BATCH`` at a time, in the order given."""
+def same_length(documents: Sequence[Tensor], most: int = sys.maxsize) -> Iterator[list[int]]:
+    """Yield the places of documents (n_i,) of one length, above 0, at most so many at a time, in the order given."""
+    lengths = [len(document) for document in documents]
     for length in dict.fromkeys(lengths):
-        places = [i for i, n in enumerate(lengths) if n == length]
-        for start in range(0, len(places), _BATCH):
-            yield places[start : start + _BATCH]
+        places = [i for i, n in enumerate(lengths) if n == length > 0]
+        for start in range(0, len(places), most):
+            yield places[start : start + most]

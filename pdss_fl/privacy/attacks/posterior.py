@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pdss_fl.privacy.attacks.bayes import log_prob_between
 from pdss_fl.privacy.mechanism import PrivacyMechanism
-from pdss_fl.privacy.rewriting import RewritingMechanism
+from pdss_fl.privacy.rewriting import RewritingMechanism, same_length
 
 
 def posterior_attack(
@@ -39,7 +39,8 @@ def posterior_attack(
     private, released : Sequence[Tensor]
         LongTensors (n_i,), document by document; the private ones are read to count hits only.
     bank : Sequence[Tensor]
-        Documents that the attacker thinks possible, LongTensors (n_i,).
+        Documents that the attacker thinks possible, LongTensors (n_i,); one whose choices may have been sent in
+        several orders once for each.
     prior : Tensor | None, shape (bank,) (default: None)
         Their probabilities, float64; by default all are equally likely.
 
@@ -50,13 +51,12 @@ def posterior_attack(
     """
     weights = torch.full((len(bank),), 1 / max(1, len(bank)), dtype=torch.float64) if prior is None else prior.double()
     hits = total = 0
-    for n in {len(document) for document in private}:
-        places = [i for i, document in enumerate(private) if len(document) == n]
+    for places in same_length(private):
         truth = torch.stack([private[i] for i in places])
         counted = truth < mechanism.vocabulary.words
         total += int(counted.sum())
-        chosen = [i for i, document in enumerate(bank) if len(document) == n]
-        if n and chosen:
+        chosen = [i for i, document in enumerate(bank) if len(document) == truth.shape[1]]
+        if chosen:
             candidates = torch.stack([bank[i] for i in chosen])
             seen, which = torch.unique(torch.stack([released[i] for i in places]), dim=0, return_inverse=True)
             joint = document_log_prob(mechanism, candidates, seen) + weights[chosen].log()[:, None]

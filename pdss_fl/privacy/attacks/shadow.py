@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pdss_fl.privacy.rewriting import same_length
 from pdss_fl.privacy.vocabulary import Vocabulary
 
 _NEAR = 8
@@ -25,6 +26,7 @@ _FORMS = ((0.0, 0.0), (1.0, 0.0), (1.0, 0.3), (1.0, 1.0), (0.0, 1.0))
 """Weights of the word released at a place, and of those at all others."""
 
 _HELD_OUT = 4  # every fourth shadow document
+_BATCH = 128  # documents whose words are guessed together
 
 
 def empirical_success(
@@ -113,13 +115,10 @@ class _Counts:
         prior = (torch.bincount(x, minlength=size)[: vocabulary.words].double() + 1).log()
         at_place = _pairs(x, y, size)
         together = at_place.new_zeros(size, size)
-        lengths = [len(document) for document in private]
-        for n in set(lengths):
-            chosen = [i for i, length in enumerate(lengths) if length == n]
-            if n > 1:
-                own, out = (torch.stack([of[i] for i in chosen]) for of in (private, released))
-                for shift in range(1, n):  # every place with every other one
-                    together += _pairs(own.flatten(), out.roll(shift, dims=1).flatten(), size)
+        for places in same_length(private):
+            own, out = (torch.stack([of[i] for i in places]) for of in (private, released))
+            for shift in range(1, own.shape[1]):  # every place with every other one
+                together += _pairs(own.flatten(), out.roll(shift, dims=1).flatten(), size)
         near = vocabulary.neighbours(min(_NEAR, size - 1))
         return cls(vocabulary.words, prior, _smoothed(at_place, near), _smoothed(together, near))
 
@@ -127,12 +126,13 @@ class _Counts:
         """Return how many words a form of the attack names."""
         here, others = form
         found = 0
-        for document, out in zip(private, released, strict=True):
-            scores = self.prior[:, None] + here * self.at_place[: self.words, out]
+        for places in same_length(private, _BATCH):
+            words, out = (torch.stack([of[i] for i in places]) for of in (private, released))
+            scores = self.prior[:, None, None] + here * self.at_place[: self.words, out]
             if others:
-                bag = self.elsewhere[: self.words, out]
-                scores = scores + others * (bag.sum(dim=1, keepdim=True) - bag)
-            found += int(((scores.argmax(dim=0) == document) & (document < self.words)).sum()) if len(document) else 0
+                elsewhere = self.elsewhere[: self.words, out]
+                scores = scores + others * (elsewhere.sum(dim=2, keepdim=True) - elsewhere)
+            found += int(((scores.argmax(dim=0) == words) & (words < self.words)).sum())
         return found
 
 

@@ -34,8 +34,7 @@ class NodePolicy:
     not ``pure-ldp`` runs only if ``allowed_mechanisms`` names it; the empty tuple allows every mechanism of
     that kind, and no other. What has no bound for any two inputs spends infinitely much, so it also needs an
     infinite ``max_epsilon_per_example``. ``max_epsilon_per_token`` bounds the guarantee's own figure, for
-    ``metric-ldp`` nats per unit of distance, for unit ``document`` what each released word adds to a document's.
-    ``allowed_models`` bounds ``slm.model`` and ``privacy.embeddings``.
+    ``metric-ldp`` nats per unit of distance. ``allowed_models`` bounds ``slm.model`` and ``privacy.embeddings``.
     ``allowed_llm_addresses`` are the LLM servers that a run may send this node to (``llm.channel = "direct"``);
     the node trusts ``llm_root_certificates`` there and no CA that a run names.
     """
@@ -157,7 +156,8 @@ class NodePolicy:
         kind : str
             Of its guarantee; any but ``pure-ldp`` must be allowed by name.
         epsilon : float
-            Of its guarantee; not bounded for kind ``none``, which promises none.
+            Of its guarantee, for unit ``document`` what each released word adds to the document's; not bounded for
+            kind ``none``, which promises none.
         """
         if kind != "pure-ldp" or self.allowed_mechanisms:
             self._check_named(name)

@@ -99,6 +99,7 @@ class WordByWord(RewritingMechanism):
 class EncoderTop(WordByWord):
     """The k words of highest logit weigh e^eps, all others 1; k is ``neighbours``, the lower id first on a tie.
 
+    Filling words, which all read the same, count as one, unless one of them is the best word: then all compete.
     The mass of the k is a multiple of 2^-128, rounded down, and decided by comparing whole numbers, as the
     staircase's is. Parameters and errors as of ``RewritingMechanism``; also if epsilon is so small that 128 bits
     cannot tell it from 0.
@@ -124,8 +125,10 @@ class EncoderTop(WordByWord):
 
     def _best(self, documents: Tensor, prefixes: Tensor) -> NDArray[np.int64]:
         """Return the ids of the k highest logits, exactly k different ones a row, shape (B, k)."""
-        order = np.argsort(-self._logits(documents, prefixes), axis=1, kind="stable")
-        return order[:, : self.neighbours]
+        below, words = -self._logits(documents, prefixes), self.vocabulary.words
+        fills = below.argmin(axis=1) >= words
+        below[~fills, words + 1 :] = np.inf  # copies of a filling word would crowd out the words after it
+        return below.argsort(axis=1, kind="stable")[:, : self.neighbours]
 
 
 class WeightedWords(WordByWord):

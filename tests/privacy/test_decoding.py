@@ -141,6 +141,21 @@ def test_equal_logits_leave_exactly_k_words_near_the_lower_ids_first() -> None:
     assert (law > law.min()).tolist() == 4 * [True] + 5 * [False]
 
 
+def test_copies_of_a_filling_word_take_one_place_unless_it_is_the_best_word() -> None:
+    def after_the_best(height: float) -> list[bool]:
+        logits = torch.tensor([[9.0, 3.0, 2.0, 1.0] + 4 * [height]])
+        mechanism: Any = make("encoder-top", words(8, blanks=4), lambda _, p: logits, neighbours=3)
+        law = mechanism.log_prob_given(torch.tensor([[0]]), NONE)[0]
+        return (law > law.min()).tolist()
+
+    assert after_the_best(0.0) == [True, True, True, False] + 4 * [False]
+    assert after_the_best(5.0) == [True, True, False, False, True, False, False, False]
+    assert after_the_best(10.0) == 4 * [False] + [True, True, True, False]
+    everything: Any = make("encoder-top", words(8, blanks=4), table(8), neighbours=7)
+    law = everything.log_prob_given(torch.arange(8)[:, None], NONE.expand(8, 0))
+    assert ((law > law.min()).sum(dim=1) == 7).all()
+
+
 def test_documents_are_composed_for_laws_that_depend_on_earlier_words() -> None:
     top = make("encoder-top", words(40), table(40), neighbours=3)
     assert top.compose(20, 1e-5) == staircase_document(2.0, 3, 40, 20, 1e-5)

@@ -1,12 +1,13 @@
 """The rows of both tasks in one forward and backward pass, which computes little more than the loss reads.
 
 Where a model keeps texts in one row apart, several rows share one, so that hardly anything is padding. The
-vocabulary, and the last block's feed-forward layer of a Llama, meet only positions whose next token is learned.
+vocabulary, and most of a Llama's last block, meet only positions whose next token is learned.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -45,8 +46,8 @@ class Packed:
         learned = self.targets != IGNORED
         with _computing_only(model, learned):
             logits = model(**self.inputs).logits
-        if logits.dim() == 3:  # a model that does not tell its output layer
-            logits = logits[learned]
+        # All logits come from a model that does not tell its output layer.
+        logits = logits[learned] if logits.shape[:2] == learned.shape else logits[0]
         return F.cross_entropy(logits.float(), self.targets[learned], reduction="none"), self.tasks[learned]
 
 
@@ -91,24 +92,26 @@ def keeps_texts_apart(slm: SmallModel) -> bool:
 
 
 def _share(slm: SmallModel, examples: Sequence[Sequence[Row]]) -> Packed:
-    """Put rows one behind the other, the longest first, each where there is room."""
+    """Put rows one behind the other, into rows of like length that are hardly longer than the longest example."""
     rows = sorted((row for some in examples for row in some), key=lambda row: -row.tokens)
+    total = sum(row.tokens for row in rows)
     longest = max(sum(row.tokens for row in some) for some in examples)
-    width = max(rows[0].tokens, min(longest, slm.max_tokens))
-    shared: list[list[Row]] = []
-    room: list[int] = []
-    for row in rows:
-        place = next((i for i, free in enumerate(room) if free >= row.tokens), len(shared))
-        if place == len(shared):
-            shared.append([])
-            room.append(width)
-        shared[place].append(row)
-        room[place] -= row.tokens
-    left = min(room)  # of the fullest row
+    count = math.ceil(total / min(longest, slm.max_tokens))
+    while True:
+        shared: list[list[Row]] = [[] for _ in range(count)]
+        lengths = [0] * count
+        for row in rows:  # the longest first, each where there is the least
+            place = lengths.index(min(lengths))
+            shared[place].append(row)
+            lengths[place] += row.tokens
+        width = max(lengths)
+        if width <= max(rows[0].tokens, slm.max_tokens):
+            break
+        count += 1
 
     def joined(values: list[list[list[int]]], fill: int) -> Tensor:
         flat = [[value for part in parts for value in part] for parts in values]
-        return torch.tensor([v + [fill] * (width - left - len(v)) for v in flat], device=slm.model.device)
+        return torch.tensor([v + [fill] * (width - len(v)) for v in flat], device=slm.model.device)
 
     ids = joined([[row.prompt + row.completion for row in some] for some in shared], slm.tokenizer.pad_token_id)
     # The padding at the end takes position 0 throughout: as many texts of their own.
@@ -124,22 +127,32 @@ def _following(row: Row) -> list[int]:
 
 @contextmanager
 def _computing_only(model: PreTrainedModel, learned: Tensor) -> Iterator[None]:
-    """Let the last layers of a model see the positions of ``learned``, a mask (R, W), and no others."""
+    """Let the last layers of a model compute the positions of ``learned``, a mask (R, W), and no others.
+
+    These are the output layer or, of a Llama, all of the last block but its keys, values and queries. Logits are then
+    those of the N positions, shape (1, N, V).
+    """
+    whole: list[Tensor] = []
 
     def select(_module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][learned], *args[1:])  # (R, W, hidden) -> (N, hidden)
+        return (args[0][learned][None], *args[1:])  # (R, W, hidden) -> (1, N, hidden)
 
-    def put_back(_module: torch.nn.Module, _args: Any, output: Tensor) -> Tensor:
-        whole = output.new_zeros(*learned.shape, output.shape[-1])
-        whole[learned] = output
-        return whole
+    def keep_and_select(module: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        whole.append(args[0])
+        return select(module, args)
 
+    def give_back(_module: torch.nn.Module, _args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (whole.pop(),)
+
+    before: list[tuple[torch.nn.Module, Any]] = []
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if isinstance(model, LlamaForCausalLM):
+        last: Any = model.model.layers[-1]
+        # What the block adds to is selected; attention alone reads all, and what it gives is selected, too.
+        before = [(last, keep_and_select), (last.input_layernorm, give_back), (last.self_attn.o_proj, select)]
+    elif head is not None:
+        before = [(head, select)]
     with ExitStack() as hooks:
-        head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        if head is not None:
-            hooks.callback(head.register_forward_pre_hook(select).remove)
-        if isinstance(model, LlamaForCausalLM):
-            last: Any = model.model.layers[-1].mlp
-            hooks.callback(last.register_forward_pre_hook(select).remove)
-            hooks.callback(last.register_forward_hook(put_back).remove)
+        for module, hook in before:
+            hooks.callback(module.register_forward_pre_hook(hook).remove)
         yield

@@ -95,7 +95,7 @@ def test_only_learned_positions_meet_the_vocabulary(make: Callable[[str], SmallM
         head = slm.model.get_output_embeddings()
         head.register_forward_hook(lambda _module, _args, output, seen=seen: seen.append(output.shape))
         losses, tasks = pack(slm, _rows(slm), several=family in CAUSAL).token_losses(slm.model)
-        assert seen == [(32, head.out_features)]
+        assert seen == [(1, 32, head.out_features)]
         assert Counter(tasks.tolist()) == {LABEL: 6, RATIONALE: 26}
         assert losses.shape == (32,)
         assert slm.model(torch.tensor([[1, 2]]), **_start(slm)).logits.dim() == 3, "the hooks are gone"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
 )
+from typer.testing import CliRunner
 
+from pdss_fl.cli import app
 from pdss_fl.data.example import Example
 from pdss_fl.errors import SettingError
 from pdss_fl.slm.collator import Row, batch_of, encode_row
@@ -118,6 +121,24 @@ def test_it_decodes_in_context_or_says_what_to_do(seq2seq: SmallModel) -> None:
     if "max_position_embeddings" in seq2seq.model.config.to_dict():  # T5 has no such limit
         with pytest.raises(SettingError, match=r"slm\.model: it takes 512 tokens.*distill\.decoder to 'align'"):
             InContextDecoder(seq2seq, max_new_tokens=500).decode(requests)
+
+
+def test_the_command_line_answers_with_it(seq2seq: SmallModel, tmp_path: Path) -> None:
+    seq2seq.save(tmp_path / "slm")
+    asked = [Example("what does a robin have", ("tulip", "trout"), "tulip"), Example("robin", ("a", "trout"), "a")]
+    lines = [json.dumps({"question": e.question, "choices": e.choices}) for e in asked]
+    (tmp_path / "questions.jsonl").write_text("\n".join(lines))
+    result = CliRunner().invoke(app, ["predict", str(tmp_path / "slm"), str(tmp_path / "questions.jsonl")])
+    assert [json.loads(line)["prediction"] for line in result.stdout.splitlines()] == predict(seq2seq, asked)
+
+
+def test_a_cut_completion_has_no_end_and_trains_nothing_beyond(seq2seq: SmallModel) -> None:
+    example = Example("robin", ("a", "b"), "a")
+    row = encode_row(seq2seq, label_prompt(example), "robin trout tulip " * 40, LABEL)
+    assert row.truncated
+    assert len(row.completion) == seq2seq.max_tokens // 2
+    assert seq2seq.tokenizer.eos_token_id not in row.completion
+    assert row.tokens <= seq2seq.max_tokens
 
 
 def test_rows_longer_than_its_positions_are_refused(tmp_path: Path) -> None:

@@ -57,6 +57,9 @@ class SlmSettings:
         Seeds the initial weights of a from-scratch model.
     max_tokens : int (default: 192)
         Longest row, prompt and completion together, in tokens.
+    dtype : str (default: "float32")
+        Number format of a pretrained model: ``float32``, or ``bfloat16``, which takes half the memory and loses small
+        updates unless low-rank ones are trained (``TrainSettings.lora_rank``).
     """
 
     model: str = SCRATCH
@@ -64,6 +67,7 @@ class SlmSettings:
     layers: int = 3
     seed: int = 0
     max_tokens: int = 192
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if self.hidden_size < 1 or self.hidden_size % _HEAD_SIZE:
@@ -72,6 +76,8 @@ class SlmSettings:
             raise SettingError(f"slm.layers = {self.layers}: set it to at least 1")
         if self.max_tokens < 2:
             raise SettingError(f"slm.max-tokens = {self.max_tokens}: set it to at least 2")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise SettingError(f"slm.dtype = {self.dtype!r}: set it to 'float32' or 'bfloat16'")
 
 
 class SmallModel:
@@ -136,7 +142,7 @@ class SmallModel:
     def load(cls, directory: Path) -> SmallModel:
         """Read what ``save`` wrote; raises ``StoreError`` if it is missing or damaged."""
         try:
-            model, tokenizer = _from_pretrained(str(directory))
+            model, tokenizer = _from_pretrained(str(directory), "auto")
         except Exception as err:  # transformers has no common base for what a damaged file can raise
             raise StoreError(
                 "a saved small model is missing or damaged; remove its folder to start anew",
@@ -166,7 +172,7 @@ def create_slm(settings: SlmSettings, texts: Iterable[str]) -> SmallModel:
         tokenizer = scratch_tokenizer([TEMPLATE_WORDS, *texts])
         return SmallModel(_scratch_model(settings, tokenizer), tokenizer, settings.max_tokens)
     try:
-        model, pretrained = _from_pretrained(settings.model)
+        model, pretrained = _from_pretrained(settings.model, settings.dtype)
     except Exception as err:  # transformers has no common base for what a wrong id or folder can raise
         raise SettingError(
             f"slm.model = {settings.model!r} cannot be loaded ({type(err).__name__}): give 'scratch', or the "
@@ -233,11 +239,11 @@ def _scratch_model(settings: SlmSettings, tokenizer: PreTrainedTokenizerFast) ->
         return LlamaForCausalLM(config)
 
 
-def _from_pretrained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _from_pretrained(name: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model = kind.from_pretrained(name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    model = kind.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     return model, tokenizer
 
 

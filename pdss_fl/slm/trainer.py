@@ -18,6 +18,7 @@ from pdss_fl.data.example import Example
 from pdss_fl.errors import SettingError
 from pdss_fl.slm.checkpoint import Checkpoint, Progress, fingerprint
 from pdss_fl.slm.collator import Row, encode_row
+from pdss_fl.slm.lora import low_rank
 from pdss_fl.slm.loss import LABEL, RATIONALE, check_rationale_weight, weighted_loss
 from pdss_fl.slm.model import SmallModel
 from pdss_fl.slm.packing import keeps_texts_apart, pack
@@ -48,6 +49,8 @@ class TrainSettings:
         Decides the order of the examples and the dropout, if the model has any.
     checkpoint_every : int (default: 100)
         Steps from one checkpoint to the next, if there is a file for them; does not change what is learned.
+    lora_rank : int (default: 0)
+        Train low-rank updates of this rank (``slm.lora-rank``, see ``low_rank``); 0 trains all weights.
     """
 
     steps: int
@@ -58,6 +61,7 @@ class TrainSettings:
     warmup: int = 20
     seed: int = 0
     checkpoint_every: int = 100
+    lora_rank: int = 0
 
     def __post_init__(self) -> None:
         check_rationale_weight(self.rationale_weight)
@@ -67,6 +71,8 @@ class TrainSettings:
         ):  # fmt: skip
             if value < low:
                 raise SettingError(f"distill.{name} = {value}: set it to at least {low}")
+        if self.lora_rank < 0:
+            raise SettingError(f"slm.lora-rank = {self.lora_rank}: set it to at least 1, or to 0 to train all weights")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise SettingError(f"distill.learning-rate = {self.learning_rate}: set it above 0, for example 0.002")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
@@ -146,7 +152,8 @@ def train(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(settings.seed)
         try:
-            done = _optimise(slm, rows, settings, on_step, checkpoint)
+            with low_rank(slm.model, settings.lora_rank):
+                done = _optimise(slm, rows, settings, on_step, checkpoint)
         finally:
             slm.model.train(False)
     truncated = sum(row.truncated for pair in rows for row in pair)
@@ -171,9 +178,8 @@ def _optimise(
     file: Path | None,
 ) -> Progress:
     accelerator = Accelerator()
-    optimizer = torch.optim.AdamW(
-        slm.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
+    trained = [weights for weights in slm.model.parameters() if weights.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     warmup = min(settings.warmup, settings.steps // 10)
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup, settings.steps)
     checkpoint = _checkpoint(file, slm, rows, settings, {"optimizer": optimizer, "schedule": schedule})

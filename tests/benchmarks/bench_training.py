@@ -10,9 +10,9 @@ to tensors, forward, backward, clipping, AdamW. Four ways, one after the other i
 - two passes at 128: the same, padded to 128 tokens, the fixed length of the code that PDSS is derived from;
 - one padded pass: all rows in one batch, padded to the longest, logits at all positions.
 
-Printed are medians of the processor's time (one thread, so that other work of the machine does not count) and of the
-wall's, and how many times faster the packed way is by either and by the lower quartile of the processor's time: on a
-busy machine others empty the caches, which costs the short way more than the long one. First, all ways are shown to have the same loss.
+Printed are medians of the processor's time (one thread, so that waiting for other work of the machine does not count)
+and of the wall's, and how many times faster the packed way is by either and by the lower quartile of the processor's
+time, the rounds that were disturbed least. First, all ways are shown to have the same loss.
 """
 
 from __future__ import annotations

@@ -63,14 +63,14 @@ def expectations(found: Sequence[Row], outcomes: Outcomes, reference: float) -> 
     reference : float
         The epsilon per token at which PDSS is held against the bounds.
     """
-    shares = {(row.entry.method.name, row.entry.epsilon): accuracies(outcomes, row.entry.group) for row in found}
+    shares = {(row.entry.method, row.entry.epsilon): accuracies(outcomes, row.entry.group) for row in found}
 
     def minus(a: Method, b: Method, at: float | None, b_at: float | None = None) -> Mean | None:
-        these, those = shares.get((a.name, at), {}), shares.get((b.name, b_at), {})
+        these, those = shares.get((a, at), {}), shares.get((b, b_at), {})
         seeds = common(these, those)
         return mean([these[s] - those[s] for s in seeds]) if seeds else None
 
-    epsilons = sorted(epsilon for name, epsilon in shares if name == PDSS.name and epsilon is not None)
+    epsilons = sorted(epsilon for method, epsilon in shares if method == PDSS and epsilon is not None)
     judged = [
         _judged(f"DSS is not below PDSS at epsilon {reference:g}", minus(DSS, PDSS, None, reference), or_equal=True),
         _judged(f"PDSS at epsilon {reference:g} is above Standalone", minus(PDSS, STANDALONE, reference)),

@@ -70,11 +70,12 @@ def _run(cells: Sequence[Cell], costs: Costs, path: Path, workers: int) -> dict[
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cells]}"))
     clock = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     done: dict[str, dict[str, Any]] = {}
+    pace = _Pace(sum(map(costs.seconds, cells)))
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     with Progress(*columns, *clock, speed_estimate_period=3600) as progress, pool, open(path, "a") as file:
         if _cut_off(path):
             file.write("\n")
-        bar = progress.add_task("cells", total=sum(map(costs.seconds, cells)), cells=f"0/{len(cells)}")
+        bar = progress.add_task("cells", total=pace.total, cells=f"0/{len(cells)}")
         futures = {pool.submit(run_cell, cell): cell for cell in cells}
         try:
             for future in as_completed(futures):
@@ -83,13 +84,26 @@ def _run(cells: Sequence[Cell], costs: Costs, path: Path, workers: int) -> dict[
                 done[cell.key] = outcome
                 file.write(json.dumps({"key": cell.key, **outcome}) + "\n")
                 file.flush()
-                progress.update(bar, advance=costs.seconds(cell), cells=f"{len(done)}/{len(cells)}")
+                pace.done += costs.seconds(cell)
+                progress.update(bar, completed=pace.done, cells=f"{len(done)}/{len(cells)}")
                 if not progress.console.is_terminal:
-                    print(f"{len(done)}/{len(cells)} {cell.group}, seed {cell.seed}: {_share(outcome)}", flush=True)
+                    told = f"{cell.group}, seed {cell.seed}: {_share(outcome)}"
+                    print(f"{len(done)}/{len(cells)} {told}; {pace.left} left", flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return done
+
+
+class _Pace:
+    """How long the rest takes, at the speed so far: idle or not, this is the machine's."""
+
+    def __init__(self, total: float) -> None:
+        self.total, self.done, self._started = total, 0.0, time.monotonic()
+
+    @property
+    def left(self) -> str:
+        return duration((self.total - self.done) * (time.monotonic() - self._started) / self.done)
 
 
 def _cut_off(path: Path) -> bool:

@@ -168,17 +168,17 @@ def test_every_method_that_exists_runs_end_to_end(tiny: Path, tmp_path: Path) ->
 def test_what_does_not_depend_on_epsilon_runs_once_a_seed() -> None:
     plan = entries(EVERYDAY, EVERYDAY.epsilons)
     assert len(EVERYDAY.epsilons) >= 4
-    assert len(plan) == 5 + 1 + 6 * 4 + 1  # bounds, what has no epsilon, what has one, the LLM itself
+    assert len(plan) == 5 + 1 + 7 * 4 + 1  # bounds, what has no epsilon, what has one, the LLM itself
     swept = {entry.method.name for entry in plan if entry.epsilon is not None}
     assert swept == {PDSS.name, GRADED.name, ADAPTIVE.name, *(m.name for m in ENCODERS[1:])}
     assert {m.settings["privacy.mechanism"] for m in ENCODERS} == {
-        "encoder-empirical", "encoder-dp-decoding", "encoder-difference-clipping", "encoder-composed",
+        "encoder-empirical", "encoder-dp-decoding", "encoder-difference-clipping", "encoder-top", "encoder-composed",
     }  # fmt: skip
 
 
 def asked(**given: Any) -> argparse.Namespace:
-    defaults = {"data": None, "quick": False, "sets": None, "methods": None, "epsilons": None, "llm": None, "slm": None}
-    return argparse.Namespace(**{**defaults, **given})
+    nothing = dict.fromkeys(("data", "sets", "methods", "epsilons", "llm", "slm", "encoder"))
+    return argparse.Namespace(**{**nothing, "quick": False, **given})
 
 
 def hours(plan: list[Entry], seeds: int) -> float:
@@ -232,10 +232,13 @@ def test_real_data_runs_what_is_there_with_any_models(tmp_path: Path) -> None:
     plan = comparison.plan_of(asked(data=tmp_path, llm="big/llm", slm="big/slm", output=tmp_path / "out"))
     assert {e.data.name for e in plan} == {"everyday", "ARC-Easy", "OpenBookQA", "CommonsenseQA", "BoolQ"}
     for entry in plan:
-        if entry.data.name != "everyday" and entry.method not in ENCODERS:
+        if entry.data.name != "everyday":
+            assert entry.method not in ENCODERS
             settings = entry.cell(0).run_settings()
             assert (settings.llm.model, settings.slm.model, settings.llm.dtype) == ("big/llm", "big/slm", "auto")
             assert settings.data.public_choices == (entry.data.name == "BoolQ")
+    with_encoder = comparison.plan_of(asked(data=tmp_path, sets=["BoolQ"], encoder="/some/encoder", output=tmp_path))
+    assert {e.method for e in with_encoder} == set(METHODS)
     assert real_data(tmp_path / "nowhere", tmp_path / "links", {}) == []
     for name in ("train_palm540b_rationales.jsonl", "dev.jsonl"):
         (tmp_path / "commonsenseqa" / name).write_text("{}")

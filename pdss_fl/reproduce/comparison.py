@@ -5,7 +5,8 @@ Run ``make reproduce``; ``ARGS=--quick`` for a small form of it, ``DATA=DIR`` fo
 ``page.html``, and for every data set accuracy over epsilon, over document epsilon and over attack success as PNG files.
 
 DIR holds one folder a data set (``arc_easy``, ``openbookqa``, ``commonsenseqa``, ``boolq``) with ``train.jsonl`` and
-``dev.jsonl`` (or ``test.jsonl``). ``--llm`` and ``--slm`` take any Hugging Face models for real questions.
+``dev.jsonl`` (or ``test.jsonl``). ``--llm`` and ``--slm`` take any Hugging Face models for real questions; without
+``--encoder`` (what ``pdss train-encoder-decoder`` wrote for their vocabulary) the encoders' rows are left out there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pdss_fl.reproduce.expectations import Expectation, expectations
-from pdss_fl.reproduce.methods import EVERYDAY, QUICK, DataSet, Entry, cells, entries, real_data
+from pdss_fl.reproduce.methods import ENCODER, EVERYDAY, QUICK, DataSet, Entry, cells, entries, real_data
 from pdss_fl.reproduce.page import Section, render
 from pdss_fl.reproduce.plots import PRICES, draw, save
 from pdss_fl.reproduce.runner import done_cells, run_cells, what_is_left
@@ -57,9 +58,11 @@ def _listed(expected: Sequence[Expectation]) -> str:
 
 def plan_of(given: argparse.Namespace) -> list[Entry]:
     """Return the rows that a command line asks for; raises ``SystemExit`` for a name that there is not."""
-    sets = [replace(EVERYDAY, settings=QUICK if given.quick else {})]
+    sets = [EVERYDAY]
     if given.data is not None:
-        sets += real_data(given.data.resolve(), given.output.resolve() / "commonsenseqa", _models(given.llm, given.slm))
+        sets += real_data(given.data.resolve(), given.output.resolve() / "commonsenseqa", _models(given))
+    if given.quick:  # a control without epsilons says nothing then
+        sets = [replace(data, settings={**data.settings, **QUICK}) for data in sets if data.epsilons]
     methods = {method.name for data in sets for method in data.methods}
     _check_names("--sets", given.sets, {data.name for data in sets})
     _check_names("--methods", given.methods, methods)
@@ -70,7 +73,7 @@ def plan_of(given: argparse.Namespace) -> list[Entry]:
 def _epsilons(data: DataSet, given: argparse.Namespace) -> Sequence[float]:
     if given.epsilons:
         return sorted(given.epsilons)
-    return (data.epsilons[0], data.reference) if given.quick and data.epsilons else data.epsilons
+    return (data.epsilons[0], data.reference) if given.quick else data.epsilons
 
 
 def _check_names(option: str, asked: Sequence[str] | None, known: set[str]) -> None:
@@ -79,13 +82,15 @@ def _check_names(option: str, asked: Sequence[str] | None, known: set[str]) -> N
         raise SystemExit(f"{option}: there is no {', '.join(unknown)}; there are {', '.join(sorted(known))}")
 
 
-def _models(llm: str | None, slm: str | None) -> dict[str, Any]:
+def _models(given: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of other models, which go with them: a dtype of their own, a gentle learning rate."""
     found: dict[str, Any] = {}
-    if llm:
-        found |= {"llm.model": llm, "llm.dtype": "auto"}
-    if slm:
-        found |= {"slm.model": slm, "distill.learning-rate": _PRETRAINED_RATE}
+    if given.llm:
+        found |= {"llm.model": given.llm, "llm.dtype": "auto"}
+    if given.slm:
+        found |= {"slm.model": given.slm, "distill.learning-rate": _PRETRAINED_RATE}
+    if given.encoder:
+        found[ENCODER] = given.encoder
     return found
 
 
@@ -100,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", nargs="+", help="these methods only, by the names in the table")
     parser.add_argument("--llm", help="the server's model for real questions, instead of the bundled one")
     parser.add_argument("--slm", help="a pretrained small model for real questions, instead of one from scratch")
+    parser.add_argument("--encoder", help="a trained encoder-decoder for real questions")
     parser.add_argument("--output", type=Path, default=Path("runs", "reproduce"))
     parser.add_argument("--workers", type=int, help="processes at a time (default: one a core)")
     return parser
@@ -109,6 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the experiment from the command line."""
     given = _parser().parse_args(arguments)
     plan = plan_of(given)
+    if given.data is not None and not given.encoder:
+        print("real questions: no rows of encoders, since --encoder names none", flush=True)
     wanted = cells(plan, given.seeds or (QUICK_SEEDS if given.quick else SEEDS))
     if given.show:
         given.output.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pdss_fl.reproduce.methods import ADAPTIVE, DSS, ENCODERS, GRADED, PDSS, STANDALONE, Method
 from pdss_fl.reproduce.statistics import Mean, Outcomes, accuracies, common, mean
@@ -102,46 +103,65 @@ def points(difference: Mean | None, confidence: float = _CONFIDENCE) -> str:
 
 def _at_equal_attack(found: Sequence[Row], outcomes: Outcomes) -> list[Expectation]:
     staircase = sorted((row for row in found if row.entry.method == PDSS and row.attack), key=_attack)
-    rivals = [row for row in found if row.entry.method in _RIVALS and row.attack]
-    inside = [row for row in rivals if staircase and _attack(staircase[0]) <= _attack(row) <= _attack(staircase[-1])]
+    inside = [row for row in found if row.attack and staircase and _within(row, staircase)]
+    rivals = [own for m in _RIVALS if (own := [row for row in inside if row.entry.method == m])]
     what = "an encoder-decoder guarantee or the adaptive budget is above the staircase at "
     return [
-        _best(what + "equal attack success", inside, staircase, outcomes, at_most=False),
-        _best(what + "equal or less attack success", inside, staircase, outcomes, at_most=True),
+        _best(what + "equal attack success", rivals, staircase, outcomes, at_most=False),
+        _best(what + "equal or less attack success", rivals, staircase, outcomes, at_most=True),
     ]
 
 
-def _best(what: str, rivals: Sequence[Row], staircase: Sequence[Row], outcomes: Outcomes, at_most: bool) -> Expectation:
-    """Hold each rival against the staircase; the intervals hold together (Bonferroni)."""
+def _within(row: Row, staircase: Sequence[Row]) -> bool:
+    return _attack(staircase[0]) <= _attack(row) <= _attack(staircase[-1])
+
+
+def _best(
+    what: str, rivals: Sequence[Sequence[Row]], staircase: Sequence[Row], outcomes: Outcomes, at_most: bool
+) -> Expectation:
+    """Hold each rival, the mean over its epsilons, against the staircase; the intervals hold together (Bonferroni)."""
     confidence = 1 - (1 - _CONFIDENCE) / max(1, len(rivals))
-    measured = [(row, _over_staircase(row, staircase, outcomes, at_most, confidence)) for row in rivals]
-    known = [(row, difference) for row, difference in measured if difference is not None]
+    measured = [(rows, _over_staircase(rows, staircase, outcomes, at_most, confidence)) for rows in rivals]
+    known = [(rows, difference) for rows, difference in measured if difference is not None]
     if not known:
         return Expectation(what, NOT_MEASURED, "no rival lies between the staircase's weakest and strongest attack")
-    row, best = max(known, key=lambda pair: (pair[1].low, pair[1].value))
+    rows, best = max(known, key=lambda pair: (pair[1].low, pair[1].value))
     verdicts = {above(difference) for _, difference in known}
     verdict = HELD if HELD in verdicts else UNDECIDED if UNDECIDED in verdicts else NOT_HELD
+    epsilons = ", ".join(f"{row.entry.epsilon:g}" for row in rows)
     others = f", the best of {len(known)}" if len(known) > 1 else ""
-    return Expectation(what, verdict, f"{row.entry.label}{others}: {points(best, confidence)}")
+    why = f"{rows[0].entry.method.name}, mean over epsilon {epsilons}{others}: {points(best, confidence)}"
+    return Expectation(what, verdict, why)
 
 
 def _over_staircase(
-    row: Row, staircase: Sequence[Row], outcomes: Outcomes, at_most: bool, confidence: float
+    rows: Sequence[Row], staircase: Sequence[Row], outcomes: Outcomes, at_most: bool, confidence: float
 ) -> Mean | None:
-    """Return a rival's accuracy minus the staircase's at the rival's attack success, interpolated seed by seed.
+    """Return a rival's accuracy minus the staircase's where attacks succeed as often, interpolated seed by seed.
 
-    With ``at_most`` the staircase stands where its mean is best among all attack successes up to that one.
+    With ``at_most`` the staircase stands where its mean is best among all attack successes up to the rival's.
     """
-    own, curve = accuracies(outcomes, row.entry.group), [accuracies(outcomes, r.entry.group) for r in staircase]
-    seeds = [s for s in own if all(s in by_seed for by_seed in curve)]
+    own, curve = ([accuracies(outcomes, row.entry.group) for row in side] for side in (rows, staircase))
+    seeds = sorted(set.intersection(*(set(shares) for shares in (*own, *curve))))
     if not seeds:
         return None
-    attacks = np.array([_attack(r) for r in staircase])
-    by_seed = np.array([[shares[s] for s in seeds] for shares in curve])  # (epsilons, seeds)
-    places = np.unique([*attacks[attacks < _attack(row)], _attack(row)])
-    heights = np.array([[np.interp(x, attacks, column) for column in by_seed.T] for x in places])  # (places, seeds)
-    place = int(heights.mean(axis=1).argmax()) if at_most else len(places) - 1
-    return mean([own[s] - float(height) for s, height in zip(seeds, heights[place], strict=True)], confidence)
+    attacks = np.array([_attack(row) for row in staircase])
+    heights = np.array([[shares[s] for s in seeds] for shares in curve])  # (staircase's epsilons, seeds)
+    ahead = [
+        np.array([shares[s] for s in seeds]) - _staircase_at(_attack(row), attacks, heights, at_most)
+        for row, shares in zip(rows, own, strict=True)
+    ]
+    return mean(np.mean(ahead, axis=0).tolist(), confidence)
+
+
+def _staircase_at(
+    attack: float, attacks: NDArray[np.float64], heights: NDArray[np.float64], at_most: bool
+) -> NDArray[np.float64]:
+    """Return the staircase's accuracy by seed at an attack success, or where it is best up to that one."""
+    places = np.append(attacks[attacks < attack], attack) if at_most else np.array([attack])
+    curve = np.array([np.interp(places, attacks, column) for column in heights.T])  # (seeds, places)
+    best: NDArray[np.float64] = curve[:, int(curve.mean(axis=0).argmax())]
+    return best
 
 
 def _attack(row: Row) -> float:

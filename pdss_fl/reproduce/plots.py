@@ -9,10 +9,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pdss_fl.reproduce.methods import STANDALONE
+from pdss_fl.reproduce.methods import DSS, STANDALONE, TEACHER
 from pdss_fl.reproduce.table import Row
 
-_LINES = {"zero-shot SLM": ("0.6", ":"), STANDALONE.name: ("tab:blue", "--"), "DSS": ("tab:green", "-.")}
+_LINES: dict[str, tuple[str, Any]] = {
+    "zero-shot SLM": ("0.6", ":"),
+    "few-shot SLM": ("0.6", "-."),
+    "few-shot LLM": ("tab:olive", ":"),
+    STANDALONE.name: ("tab:blue", "--"),
+    DSS.name: ("tab:green", "-"),
+    TEACHER.name: ("tab:olive", "-."),
+}
+_BANDS = (STANDALONE.name, DSS.name)
+_COLORS = ("tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:cyan", "black", "tab:orange", "0.45")
 _METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # nothing of this machine, and no address
 
 Price = Callable[[Row], float | None]
@@ -31,7 +40,7 @@ def draw(rows: Sequence[Row], price: str) -> Any:
     """
     pyplot = _pyplot()
     label, value = PRICES[price]
-    figure, axes = pyplot.subplots(figsize=(8.6, 4.8), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(10.5, 5.2), layout="constrained")
     curves: dict[str, list[tuple[float, Row]]] = {}
     for row in rows:
         at = value(row)
@@ -42,6 +51,8 @@ def draw(rows: Sequence[Row], price: str) -> Any:
     for place, (name, points) in enumerate(curves.items()):
         _curve(axes, name, sorted(points, key=lambda point: point[0]), place)
     axes.set_xlabel(label)
+    if price == "attack-success":
+        axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
     axes.set_ylabel("accuracy on held-out questions, %")
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
@@ -49,9 +60,9 @@ def draw(rows: Sequence[Row], price: str) -> Any:
 
 
 def _level(axes: Any, row: Row) -> None:
-    color, style = _LINES.get(row.entry.method.name, ("0.3", (0, (1, 3))))
+    color, style = _LINES.get(row.entry.method.name, ("tab:pink", (0, (1, 3))))
     axes.axhline(100 * row.accuracy.value, color=color, linestyle=style, linewidth=1.3, label=row.entry.label)
-    if row.accuracy.n > 1 and row.entry.method.name in _LINES:
+    if row.accuracy.n > 1 and row.entry.method.name in _BANDS:
         axes.axhspan(100 * row.accuracy.low, 100 * row.accuracy.high, color=color, alpha=0.07, linewidth=0)
 
 
@@ -61,7 +72,7 @@ def _curve(axes: Any, name: str, points: Sequence[tuple[float, Row]], place: int
     sides = [(share.value - share.low, share.high - share.value) if share.n > 1 else (0.0, 0.0) for share in shares]
     reach = [[100 * side[i] for side in sides] for i in (0, 1)]
     axes.errorbar(
-        [at for at, _ in points], middle, yerr=reach, color=f"C{(3 + place) % 10}", marker="os^Dvph"[place % 7],
+        [at for at, _ in points], middle, yerr=reach, color=_COLORS[place % len(_COLORS)], marker="os^Dvph"[place % 7],
         capsize=3, elinewidth=0.8, label=name,
     )  # fmt: skip
     for at, row in points:

@@ -74,12 +74,12 @@ class Cell:
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
-    """Run a cell; returns counts, and the ``seconds`` that it took.
+    """Run a cell; returns counts, the ``seconds`` that it took, and those of its processor (``cpu``).
 
     Of a method ``correct`` answers of ``total``; if it sent ``prompts``, also what ``rationale_quality`` counts.
     Of ``ATTACK`` what ``release_facts`` returns.
     """
-    started = time.monotonic()
+    started, cpu = time.monotonic(), time.process_time()
     settings = cell.run_settings()
     directory = Path(tempfile.mkdtemp(prefix="pdss-cell-"))
     try:
@@ -90,7 +90,8 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         found = _outcome(cell.method, client)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    return {**found, "seconds": round(time.monotonic() - started, 1)}
+    spent = {"seconds": time.monotonic() - started, "cpu": time.process_time() - cpu}
+    return {**found, **{name: round(value, 1) for name, value in spent.items()}}
 
 
 def _outcome(method: str, client: DistillationClient) -> dict[str, Any]:

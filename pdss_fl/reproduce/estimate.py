@@ -1,5 +1,6 @@
-"""How long cells take: as long as those of their kind that are done, else by unit costs of two idle cores.
+"""How long cells take: as long as those of their kind that are done, else by unit costs.
 
+What counts is the processor's time, since a cell has one thread and another process may have the core meanwhile.
 The unit costs were measured on the built-in set with the bundled LLM and a student from scratch; for anything
 else they only stand in until the first cell of a kind has ended.
 """
@@ -27,13 +28,13 @@ class Costs:
     Parameters
     ----------
     ended : Sequence[tuple[Cell, Mapping[str, Any]]]
-        Cells with their outcomes, whose ``seconds`` count.
+        Cells with their outcomes, whose ``cpu`` counts, or ``seconds`` where that was not written yet.
     """
 
     def __init__(self, ended: Sequence[tuple[Cell, Mapping[str, Any]]]) -> None:
         measured: defaultdict[tuple[Any, ...], list[float]] = defaultdict(list)
         for cell, outcome in ended:
-            measured[_kind(cell)].append(outcome["seconds"])
+            measured[_kind(cell)].append(outcome.get("cpu", outcome["seconds"]))
         self._measured = {kind: median(seconds) for kind, seconds in measured.items()}
 
     def seconds(self, cell: Cell) -> float:

@@ -128,9 +128,9 @@ def _best(
     rows, best = max(known, key=lambda pair: (pair[1].low, pair[1].value))
     verdicts = {above(difference) for _, difference in known}
     verdict = HELD if HELD in verdicts else UNDECIDED if UNDECIDED in verdicts else NOT_HELD
-    epsilons = ", ".join(f"{row.entry.epsilon:g}" for row in rows)
+    epsilons = f"{'mean over ' if len(rows) > 1 else ''}epsilon {', '.join(f'{row.entry.epsilon:g}' for row in rows)}"
     others = f", the best of {len(known)}" if len(known) > 1 else ""
-    why = f"{rows[0].entry.method.name}, mean over epsilon {epsilons}{others}: {points(best, confidence)}"
+    why = f"{rows[0].entry.method.name}, {epsilons}{others}: {points(best, confidence)}"
     return Expectation(what, verdict, why)
 
 

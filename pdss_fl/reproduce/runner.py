@@ -88,7 +88,8 @@ def _run(cells: Sequence[Cell], costs: Costs, path: Path, workers: int) -> dict[
                 progress.update(bar, completed=pace.done, cells=f"{len(done)}/{len(cells)}")
                 if not progress.console.is_terminal:
                     told = f"{cell.group}, seed {cell.seed}: {_share(outcome)}"
-                    print(f"{len(done)}/{len(cells)} {told}; {pace.left} left", flush=True)
+                    left = f"; {pace.left} left" if len(done) < len(cells) else ""
+                    print(f"{len(done)}/{len(cells)} {told}{left}", flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -79,7 +79,7 @@ def _epsilons(data: DataSet, given: argparse.Namespace) -> Sequence[float]:
 def _check_names(option: str, asked: Sequence[str] | None, known: set[str]) -> None:
     unknown = sorted(set(asked or ()) - known)
     if unknown:
-        raise SystemExit(f"{option}: there is no {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        raise SystemExit(f"{option}: there is no {'; '.join(unknown)}; there are {'; '.join(sorted(known))}")
 
 
 def _models(given: argparse.Namespace) -> dict[str, Any]:

@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup run test browser lint format proto bench reproduce reproduce-everyday reproduce-ablation reproduce-real clean
+.PHONY: help setup run test browser lint format proto bench reproduce reproduce-ablation clean
 
 help:
 	@echo "make setup      virtual environment in .venv, packages, the bundled LLM"
@@ -20,10 +20,9 @@ help:
 	@echo "make test       all tests (ARGS=... for pytest)"
 	@echo "make lint       ruff, mypy, freshness of the generated code"
 	@echo "make bench      speed, as ratios measured in one run"
-	@echo "make reproduce  every figure of the README; its parts:"
-	@echo "make reproduce-everyday   does it help: all methods over epsilon, paired seeds (ARGS=--quick)"
+	@echo "make reproduce  does it help: all methods over epsilon, paired seeds, a table and a page (ARGS=--quick, --show;"
+	@echo "                DATA=folder for real questions as well)"
 	@echo "make reproduce-ablation   what carries the gain"
-	@echo "make reproduce-real       real questions (DATA=folder)"
 	@echo "make proto      regenerate pdss_fl/proto from proto/"
 
 setup: $(VENV)/.ready
@@ -68,21 +67,10 @@ bench: setup
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 reproduce: setup
-	@$(BIN)/pdss privacy
-	@$(BIN)/pdss run
-	@$(BIN)/python -m pdss_fl.reproduce.everyday $(ARGS)
-	@$(BIN)/python -m pdss_fl.reproduce.ablation
-	@if [ -n "$(DATA)" ]; then $(BIN)/python -m pdss_fl.reproduce.real_data $(DATA); fi
-
-reproduce-everyday: setup
-	@$(BIN)/python -m pdss_fl.reproduce.everyday $(ARGS)
+	@$(BIN)/python -m pdss_fl.reproduce.comparison $(DATA) $(ARGS)
 
 reproduce-ablation: setup
 	@$(BIN)/python -m pdss_fl.reproduce.ablation $(ARGS)
-
-reproduce-real: setup
-	@test -n "$(DATA)" || { echo "DATA names no folder: make reproduce-real DATA=DIR"; exit 1; }
-	@$(BIN)/python -m pdss_fl.reproduce.real_data $(DATA) $(ARGS)
 
 clean:
 	rm -rf $(VENV) runs

@@ -191,8 +191,9 @@ class DistillationClient:
         texts = [r.text for r in batch.rationales]
         decoded = self._decode_texts(self._perturber(method, server_round), examples, texts)
         kept = keep_rationales(decoded, examples, self.settings.distill.filter, self.settings.distill.rationale_words)
-        rows = zip(asked, texts, kept, strict=True)
-        self.store.save_rationales(method, {key: {"raw": raw, "decoded": text} for key, raw, text in rows})
+        rows = zip(asked, texts, decoded, kept, strict=True)
+        stored = {key: {"raw": raw, "unfiltered": whole, "decoded": text} for key, raw, whole, text in rows}
+        self.store.save_rationales(method, stored)
         logger.info("client %d: %s: decoded %d rationales", self.partition_id, method, len(kept))
 
     def _decode_texts(self, perturber: Perturber, examples: Sequence[Example], texts: Sequence[str]) -> list[str]:

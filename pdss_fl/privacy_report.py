@@ -62,11 +62,20 @@ def _lines(perturber: Perturber) -> list[str]:
 
 
 def word_frequencies(perturber: Perturber, examples: tuple[Example, ...]) -> torch.Tensor:
-    """Return how often each vocabulary word is perturbed, filling words left out, as a float64 vector (V,)."""
+    """Return how often each vocabulary word is perturbed, filling words left out, as a float64 vector (V,).
+
+    Where fewer choices are sent than there are, each is as likely to be among them.
+    """
     vocabulary, shape = perturber.vocabulary, perturber.shape
-    words = []
+    words: list[str] = []
+    weights: list[float] = []
     for example in examples:
         prompt = render(example, range(len(example.choices)), shape, vocabulary.split)
-        words += [w for text in (prompt.question, *prompt.choices) for w in text if w is not None]
-    counts = torch.bincount(vocabulary.word_ids(words), minlength=len(vocabulary)).double()
+        sent = min(1.0, shape.choices / max(1, len(example.choices)))
+        for text, weight in ((prompt.question, 1.0), *((choice, sent) for choice in prompt.choices)):
+            own = [word for word in text if word is not None]
+            words += own
+            weights += [weight] * len(own)
+    counts = torch.zeros(len(vocabulary), dtype=torch.float64)
+    counts.index_add_(0, vocabulary.word_ids(words), torch.tensor(weights, dtype=torch.float64))
     return counts / counts.sum()

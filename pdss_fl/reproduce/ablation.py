@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pdss_fl.reproduce import methods
 from pdss_fl.reproduce.cells import Cell
-from pdss_fl.reproduce.everyday import STANDALONE
 from pdss_fl.reproduce.runner import run_cells
 from pdss_fl.reproduce.statistics import Outcomes, accuracies, markdown, mean, paired_difference
 
+STANDALONE = methods.STANDALONE.name
 DEFAULT = "PDSS at the default"
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     DEFAULT: {},

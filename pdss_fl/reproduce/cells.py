@@ -18,15 +18,25 @@ from pathlib import Path
 from typing import Any
 
 from pdss_fl.client import DistillationClient
-from pdss_fl.config import IDENTITY, LLMSettings, RunSettings
+from pdss_fl.config import BUILT_IN_DATA, IDENTITY, LLMSettings, RunSettings
+from pdss_fl.data.everyday import private_examples
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.messages import Finish, GenerationSettings, PromptBatch, Rationale, RationaleBatch
 from pdss_fl.policy import NodePolicy
+from pdss_fl.reproduce.attack import release_facts
+from pdss_fl.reproduce.few_shot import SHOTS, raw_questions, with_demonstrations
+from pdss_fl.reproduce.quality import is_right, rationale_quality
 from pdss_fl.server_app import load_generator
+from pdss_fl.vocabularies import load_perturber
 
 GIVEN = "given"
 """A method of experiments only: a student of the rationales that came with its data, without any LLM."""
-
+FEW_SHOT = "few-shot"
+"""The untrained small model with the client's first training examples in its prompt."""
+FEW_SHOT_LLM = "few-shot-llm"
+"""The LLM answers the held-out questions itself, unperturbed."""
+ATTACK = "attack"
+"""No method: what an attacker learns from what the settings' mechanism releases."""
 
 _ONE_THREAD: Mapping[str, Any] = {"llm.dtype": "float32", "llm.batch-size": 128}
 """A cell has one thread, on which the LLM was faster so than in bfloat16 and small batches."""
@@ -64,34 +74,66 @@ class Cell:
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
-    """Run a cell; returns ``correct``, ``total``, ``prompts`` sent, ``rationales`` used and ``seconds``."""
-    started = time.monotonic()
-    settings, method = cell.run_settings(), "dss" if cell.method == GIVEN else cell.method
+    """Run a cell; returns counts, the ``seconds`` that it took, and those of its processor (``cpu``).
+
+    Of a method ``correct`` answers of ``total``; if it sent ``prompts``, also what ``rationale_quality`` counts.
+    Of ``ATTACK`` what ``release_facts`` returns.
+    """
+    started, cpu = time.monotonic(), time.process_time()
+    settings = cell.run_settings()
     directory = Path(tempfile.mkdtemp(prefix="pdss-cell-"))
     try:
         # An experiment's data is public, so that the bound without privacy may be measured on any of it.
         allowed = (settings.privacy.mechanism, IDENTITY)
         policy = replace(NodePolicy.simulation(directory, settings), allowed_mechanisms=allowed)
         client = DistillationClient(settings, policy, 0, cell.partition, cell.partitions)
-        prompts = 0
-        if method in ("pdss", "dss"):
-            payload = client.perturb(method, 1)
-            prompts = len(PromptBatch.parse(payload).prompts)
-            answered = _given(client) if cell.method == GIVEN else _ask(payload, settings.llm, settings.data.source)
-            client.distill(method, 1, answered.serialize())
-        elif method == "standalone":
-            client.distill(method, 1, None)
-        counts = client.evaluate(method)
-        decoded = client.store.load_rationales(method).values()
+        found = _outcome(cell.method, client)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    return {
-        "correct": int(counts["correct"]),
-        "total": int(counts["num-examples"]),
-        "prompts": prompts,
-        "rationales": sum(row["decoded"] is not None for row in decoded),
-        "seconds": round(time.monotonic() - started, 1),
-    }
+    spent = {"seconds": time.monotonic() - started, "cpu": time.process_time() - cpu}
+    return {**found, **{name: round(value, 1) for name, value in spent.items()}}
+
+
+def _outcome(method: str, client: DistillationClient) -> dict[str, Any]:
+    if method == ATTACK:
+        return _attack(client)
+    if method == FEW_SHOT_LLM:
+        return _few_shot_llm(client)
+    if method == FEW_SHOT:
+        client.test_examples = with_demonstrations(client.test_examples, client.train_examples[:SHOTS])
+    if method in ("untrained", FEW_SHOT):
+        return {**_counts(client.evaluate("untrained")), "prompts": 0, "rationales": 0}
+    return _trained(method, client)
+
+
+def _trained(method: str, client: DistillationClient) -> dict[str, Any]:
+    if method == "standalone":
+        client.distill(method, 1, None)
+        return {**_counts(client.evaluate(method)), "prompts": 0, "rationales": 0}
+    name, settings = "dss" if method == GIVEN else method, client.settings
+    payload = client.perturb(name, 1)
+    answered = _given(client) if method == GIVEN else _ask(payload, settings.llm, settings.data.source)
+    client.distill(name, 1, answered.serialize())
+    counts = {"prompts": len(PromptBatch.parse(payload).prompts), **_counts(client.evaluate(name))}
+    return {**counts, **rationale_quality(client.store.load_rationales(name), client.train_examples)}
+
+
+def _counts(metrics: Mapping[str, int | float]) -> dict[str, int]:
+    return {"correct": int(metrics["correct"]), "total": int(metrics["num-examples"])}
+
+
+def _few_shot_llm(client: DistillationClient) -> dict[str, Any]:
+    settings, asked = client.settings, client.test_examples
+    answered = _ask(raw_questions(asked, settings).serialize(), settings.llm, settings.data.source)
+    right = sum(is_right(rationale.text, e) for rationale, e in zip(answered.rationales, asked, strict=True))
+    return {"correct": right, "total": len(asked), "prompts": 0, "rationales": 0}
+
+
+def _attack(client: DistillationClient) -> dict[str, Any]:
+    settings = client.settings
+    own = [*client.train_examples, *client.test_examples]
+    examples = private_examples() if settings.data.source == BUILT_IN_DATA else own
+    return release_facts(load_perturber(settings, settings.privacy.mechanism), examples)
 
 
 def _given(client: DistillationClient) -> RationaleBatch:

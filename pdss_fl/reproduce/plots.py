@@ -1,58 +1,100 @@
-"""The pictures of an experiment: accuracy over what is paid for it."""
+"""The pictures of the comparison: accuracy over what is paid for it, a curve a mechanism."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import base64
+import io
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from pdss_fl.reproduce.statistics import Mean
+from pdss_fl.reproduce.methods import DSS, STANDALONE, TEACHER
+from pdss_fl.reproduce.table import Row
 
-_LINES = {"untrained": ("0.6", ":"), "Standalone": ("tab:blue", "--"), "DSS": ("tab:green", "-.")}
+_LINES: dict[str, tuple[str, Any]] = {
+    "zero-shot SLM": ("0.6", ":"),
+    "few-shot SLM": ("0.6", "-."),
+    "few-shot LLM": ("tab:olive", ":"),
+    STANDALONE.name: ("tab:blue", "--"),
+    DSS.name: ("tab:green", "-"),
+    TEACHER.name: ("tab:olive", "-."),
+}
+_BANDS = (STANDALONE.name, DSS.name)
+_COLORS = ("tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:cyan", "black", "tab:orange", "0.45")
+_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # nothing of this machine, and no address
+
+Price = Callable[[Row], float | None]
+PRICES: dict[str, tuple[str, Price]] = {
+    "attack-success": ("success of the best attack on a private word", lambda r: r.attack),
+    "epsilon": ("epsilon per token", lambda r: r.entry.epsilon),
+    "document-epsilon": ("epsilon per document", lambda r: r.document),
+}
+"""What accuracy is drawn over: the name in a file's name, the axis, and a row's value there."""
 
 
-@dataclass(frozen=True)
-class Point:
-    """An accuracy at a price, which is an epsilon or the success of an attack."""
+def draw(rows: Sequence[Row], price: str) -> Any:
+    """Return the figure of one data set over one of ``PRICES``, with 95 % intervals over seeds.
 
-    price: float
-    accuracy: Mean
-
-
-def plot_accuracy(path: Path, label: str, curves: Mapping[str, Sequence[Point]], levels: Mapping[str, Mean]) -> None:
-    """Draw accuracy over a price, with 95 % intervals over seeds, as a PNG file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    label : str
-        What the price is, for the axis.
-    curves : Mapping[str, Sequence[Point]]
-        What has a price.
-    levels : Mapping[str, Mean]
-        What has none, drawn as horizontal lines.
+    PDSS has a curve for each mechanism; what has no price there, or sends raw text, is a horizontal line.
     """
+    pyplot = _pyplot()
+    label, value = PRICES[price]
+    figure, axes = pyplot.subplots(figsize=(10.5, 5.2), layout="constrained")
+    curves: dict[str, list[tuple[float, Row]]] = {}
+    for row in rows:
+        at = value(row)
+        if row.entry.method.kind == "pdss" and at is not None and math.isfinite(at):
+            curves.setdefault(row.entry.method.name, []).append((at, row))
+        else:
+            _level(axes, row)
+    for place, (name, points) in enumerate(curves.items()):
+        _curve(axes, name, sorted(points, key=lambda point: point[0]), place)
+    axes.set_xlabel(label)
+    if price == "attack-success":
+        axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
+    axes.set_ylabel("accuracy on held-out questions, %")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
+    return figure
+
+
+def _level(axes: Any, row: Row) -> None:
+    color, style = _LINES.get(row.entry.method.name, ("tab:pink", (0, (1, 3))))
+    axes.axhline(100 * row.accuracy.value, color=color, linestyle=style, linewidth=1.3, label=row.entry.label)
+    if row.accuracy.n > 1 and row.entry.method.name in _BANDS:
+        axes.axhspan(100 * row.accuracy.low, 100 * row.accuracy.high, color=color, alpha=0.07, linewidth=0)
+
+
+def _curve(axes: Any, name: str, points: Sequence[tuple[float, Row]], place: int) -> None:
+    shares = [row.accuracy for _, row in points]
+    middle = [100 * share.value for share in shares]
+    sides = [(share.value - share.low, share.high - share.value) if share.n > 1 else (0.0, 0.0) for share in shares]
+    reach = [[100 * side[i] for side in sides] for i in (0, 1)]
+    axes.errorbar(
+        [at for at, _ in points], middle, yerr=reach, color=_COLORS[place % len(_COLORS)], marker="os^Dvph"[place % 7],
+        capsize=3, elinewidth=0.8, label=name,
+    )  # fmt: skip
+    for at, row in points:
+        if row.entry.epsilon is not None:
+            text = f"{row.entry.epsilon:g}"
+            offset = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 7, "color": "0.35"}
+            axes.annotate(text, (at, 100 * row.accuracy.value), **offset)
+
+
+def save(figure: Any, path: Path) -> str:
+    """Write a figure as a PNG file, close it, and return it as an SVG picture for a page (a ``data:`` address)."""
+    figure.savefig(path, dpi=120)
+    out = io.BytesIO()
+    figure.savefig(out, format="svg", metadata=_METADATA)
+    _pyplot().close(figure)
+    return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def _pyplot() -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for name, level in levels.items():
-        color, style = _LINES.get(name, ("0.3", "--"))
-        axes.axhline(100 * level.value, color=color, linestyle=style, label=name)
-        axes.axhspan(100 * level.low, 100 * level.high, color=color, alpha=0.08, linewidth=0)
-    for place, (name, points) in enumerate(curves.items()):
-        ordered = sorted(points, key=lambda point: point.price)
-        middle = [100 * p.accuracy.value for p in ordered]
-        reach = [[100 * (p.accuracy.value - p.accuracy.low) for p in ordered]]
-        reach.append([100 * (p.accuracy.high - p.accuracy.value) for p in ordered])
-        prices, color = [p.price for p in ordered], f"C{3 + place}"
-        axes.errorbar(prices, middle, yerr=reach, color=color, marker="o", capsize=3, label=name)
-    axes.set_xlabel(label)
-    axes.set_ylabel("accuracy on held-out questions, %")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="best", fontsize="small")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    return pyplot

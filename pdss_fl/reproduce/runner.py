@@ -16,12 +16,13 @@ from typing import Any
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pdss_fl.reproduce.cells import Cell, run_cell
+from pdss_fl.reproduce.estimate import Costs, duration
 
 RESULTS = "cells.jsonl"
-_COST = {"untrained": 1, "standalone": 2, "pdss": 10, "dss": 10, "given": 10}
+Ended = tuple[Cell, dict[str, Any]]
 
 
-def run_cells(cells: Sequence[Cell], folder: Path, workers: int | None = None) -> list[tuple[Cell, dict[str, Any]]]:
+def run_cells(cells: Sequence[Cell], folder: Path, workers: int | None = None) -> list[Ended]:
     """Return the outcome of every cell, running those that ``folder`` does not hold yet.
 
     Parameters
@@ -40,24 +41,41 @@ def run_cells(cells: Sequence[Cell], folder: Path, workers: int | None = None) -
         In the order of ``cells``; see ``run_cell``.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    done = _read(folder / RESULTS)
-    waiting = [cell for cell in cells if cell.key not in done]
-    if len(waiting) < len(cells):
-        print(f"{len(cells) - len(waiting)} of {len(cells)} cells are done already: {folder / RESULTS}", flush=True)
+    workers = workers or os.cpu_count() or 1
+    ended = done_cells(cells, folder)
+    print(what_is_left(cells, ended, workers), flush=True)
+    found = {cell.key: outcome for cell, outcome in ended}
+    waiting = [cell for cell in cells if cell.key not in found]
     if waiting:
-        done |= _run(waiting, folder / RESULTS, workers or os.cpu_count() or 1)
-    return [(cell, done[cell.key]) for cell in cells]
+        found |= _run(waiting, Costs(ended), folder / RESULTS, workers)
+    return [(cell, found[cell.key]) for cell in cells]
 
 
-def _run(cells: Sequence[Cell], path: Path, workers: int) -> dict[str, dict[str, Any]]:
+def done_cells(cells: Sequence[Cell], folder: Path) -> list[Ended]:
+    """Return the outcome of every cell that ``folder`` holds already."""
+    done = _read(folder / RESULTS)
+    return [(cell, done[cell.key]) for cell in cells if cell.key in done]
+
+
+def what_is_left(cells: Sequence[Cell], ended: Sequence[Ended], workers: int | None = None) -> str:
+    """Return how many cells are left and how long they will take, as a line for a person."""
+    done, costs, workers = {cell.key for cell, _ in ended}, Costs(ended), workers or os.cpu_count() or 1
+    waiting = [cell for cell in cells if cell.key not in done]
+    left = max([sum(map(costs.seconds, waiting)) / workers, *map(costs.seconds, waiting)], default=0.0)
+    about = f", about {duration(left)} with {workers} processes on idle cores" if waiting else ""
+    return f"{len(cells) - len(waiting)} of {len(cells)} cells are done, {len(waiting)} left{about}"
+
+
+def _run(cells: Sequence[Cell], costs: Costs, path: Path, workers: int) -> dict[str, dict[str, Any]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cells]}"))
     clock = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     done: dict[str, dict[str, Any]] = {}
+    pace = _Pace(sum(map(costs.seconds, cells)))
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     with Progress(*columns, *clock, speed_estimate_period=3600) as progress, pool, open(path, "a") as file:
         if _cut_off(path):
             file.write("\n")
-        bar = progress.add_task("cells", total=sum(_COST[c.method] for c in cells), cells=f"0/{len(cells)}")
+        bar = progress.add_task("cells", total=pace.total, cells=f"0/{len(cells)}")
         futures = {pool.submit(run_cell, cell): cell for cell in cells}
         try:
             for future in as_completed(futures):
@@ -66,13 +84,27 @@ def _run(cells: Sequence[Cell], path: Path, workers: int) -> dict[str, dict[str,
                 done[cell.key] = outcome
                 file.write(json.dumps({"key": cell.key, **outcome}) + "\n")
                 file.flush()
-                progress.update(bar, advance=_COST[cell.method], cells=f"{len(done)}/{len(cells)}")
+                pace.done += costs.seconds(cell)
+                progress.update(bar, completed=pace.done, cells=f"{len(done)}/{len(cells)}")
                 if not progress.console.is_terminal:
-                    print(f"{len(done)}/{len(cells)} {cell.group}, seed {cell.seed}: {_share(outcome)}", flush=True)
+                    told = f"{cell.group}, seed {cell.seed}: {_share(outcome)}"
+                    left = f"; {pace.left} left" if len(done) < len(cells) else ""
+                    print(f"{len(done)}/{len(cells)} {told}{left}", flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return done
+
+
+class _Pace:
+    """How long the rest takes, at the speed so far: idle or not, this is the machine's."""
+
+    def __init__(self, total: float) -> None:
+        self.total, self.done, self._started = total, 0.0, time.monotonic()
+
+    @property
+    def left(self) -> str:
+        return duration((self.total - self.done) * (time.monotonic() - self._started) / self.done)
 
 
 def _cut_off(path: Path) -> bool:
@@ -81,7 +113,8 @@ def _cut_off(path: Path) -> bool:
 
 
 def _share(outcome: dict[str, Any]) -> str:
-    return f"{outcome['correct']}/{outcome['total']} right, {outcome['seconds']:.0f} s"
+    answers = f"{outcome['correct']}/{outcome['total']} right, " if "total" in outcome else ""
+    return f"{answers}{outcome['seconds']:.0f} s"
 
 
 def _start_worker() -> None:

@@ -10,23 +10,21 @@ of the reference, the last sentence names the right choice; then new tokens per 
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from pdss_fl.config import IDENTITY, RunSettings
 from pdss_fl.data.everyday import Fact, facts, private_examples
-from pdss_fl.data.everyday_facts import KINDS
 from pdss_fl.data.example import Example
 from pdss_fl.llm.generator import load_local_generator
 from pdss_fl.llm.scheduler import Scheduler
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch
 from pdss_fl.release import Perturber, word_pairs
+from pdss_fl.reproduce.quality import names_kind
 from pdss_fl.slm.alignment import align
 from pdss_fl.vocabularies import load_perturber
 
-_KINDS = {kind.name: kind for kind in KINDS}
 _CLOSING = "So the answer is "
 SEED = 1
 
@@ -71,11 +69,9 @@ def measure(generator: Scheduler, perturber: Perturber, asked: list[tuple[Fact, 
 
 def judge(text: str, fact: Fact, example: Example) -> tuple[bool, bool, bool]:
     """Return whether a decoded rationale names the right kind, gives the right reason and the right answer."""
-    kind = _KINDS[fact.kind]
     why, _, answer = text.partition(_CLOSING)
-    named = re.search(rf"\b(is {kind.phrase}|like other {kind.plural})\b", why) is not None
     reference = str(example.rationale).partition(_CLOSING)[0]
-    return named, why.strip() == reference.strip(), answer.strip(" .").lower() == example.answer
+    return names_kind(text, fact), why.strip() == reference.strip(), answer.strip(" .").lower() == example.answer
 
 
 def _perturber(dial: str, vocabulary_size: int) -> Perturber:

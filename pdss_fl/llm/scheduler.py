@@ -24,6 +24,7 @@ from pdss_fl.llm.answers import Answers, key_of
 from pdss_fl.llm.decode import Decoder
 from pdss_fl.llm.instruction import Instruction
 from pdss_fl.llm.loading import load_causal_lm
+from pdss_fl.llm.packed import pack
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.runner import Runner
 from pdss_fl.llm.statistics import Counters, SchedulerStats
@@ -100,6 +101,7 @@ class Scheduler:
         """
         loaded, tokenizer = load_causal_lm(model, dtype, device, batch_size)
         loaded = apply_adapter(loaded, adapter)
+        pack(loaded)
         name = Path(model).resolve().name if Path(model).is_dir() else model
         return cls(loaded, tokenizer, name=name, instruction=instruction, batch_size=batch_size, max_queued=max_queued)
 

@@ -21,6 +21,7 @@ from pdss_fl.bundled import BUNDLED_MODEL
 from pdss_fl.errors import SettingError
 from pdss_fl.rules import (
     A_WEEK,
+    ADDRESS,
     AT_LEAST_0,
     AT_LEAST_1,
     NOT_EMPTY,
@@ -139,7 +140,7 @@ class LLMSettings:
 
     backend: str = _setting("local", one_of("local", "grpc", "openai"))
     model: str = _setting(BUNDLED_MODEL, NOT_EMPTY)
-    address: str = _setting("127.0.0.1:50061", NOT_EMPTY)
+    address: str = _setting("127.0.0.1:50061", ADDRESS)
     channel: str = _setting("relay", one_of("relay", "direct"))
     root_certificates: str = _setting("")
     insecure: bool = _setting(False)

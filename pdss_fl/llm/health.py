@@ -41,9 +41,7 @@ class Health:
         self._services, self._status = services, _NOT_SERVING
         self._changed = threading.Condition()
         self._calls = {
-            name: Calls(
-                ServiceLimits(max_requests=most, max_seconds=_WATCH_SECONDS, stall_seconds=_STALL_SECONDS)
-            )
+            name: Calls(ServiceLimits(max_requests=most, max_seconds=_WATCH_SECONDS, stall_seconds=_STALL_SECONDS))
             for name, most in _METHODS.items()
         }
         self._pools = {name: futures.ThreadPoolExecutor(most, f"health-{name}") for name, most in _METHODS.items()}

@@ -101,9 +101,7 @@ def _device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError):
-        raise SettingError(
-            f"llm.device = {name!r} is not a device of this machine; use 'auto', 'cpu' or 'cuda'"
-        ) from None
+        raise SettingError(f"device = {name!r} is not a device of this machine; use 'auto', 'cpu' or 'cuda'") from None
 
 
 def _dtype(name: str, device: torch.device, rows: int) -> torch.dtype:

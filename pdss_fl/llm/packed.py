@@ -71,7 +71,7 @@ def _is_worth_it(model: PreTrainedModel) -> bool:
     return (
         {p.device.type for p in model.parameters()} == {"cpu"}
         and model.dtype == torch.bfloat16
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
         and psutil.virtual_memory().available > 2 * size
     )

@@ -21,6 +21,7 @@ from pdss_fl.bundled import BUNDLED_MODEL
 from pdss_fl.errors import SettingError
 from pdss_fl.rules import (
     A_WEEK,
+    ADDRESS,
     AT_LEAST_0,
     AT_LEAST_1,
     NOT_EMPTY,
@@ -133,13 +134,13 @@ class LLMSettings:
     From ``base_url`` on for ``backend = "openai"`` only, with ``model`` as the endpoint names it; ``insecure`` allows
     plain ``http`` off loopback there. A prompt that
     might lead beyond ``max_run_tokens`` (read and written) or ``max_run_cost`` (in the unit of the prices, which
-    are for a million tokens) is not sent; 0 means no limit. There is no setting for the API key: see
+    are for a million tokens) is not sent and gets an empty rationale; 0 means no limit. There is no setting for the API key: see
     ``pdss_fl.llm.endpoint.api_key``.
     """
 
     backend: str = _setting("local", one_of("local", "grpc", "openai"))
     model: str = _setting(BUNDLED_MODEL, NOT_EMPTY)
-    address: str = _setting("127.0.0.1:50061", NOT_EMPTY)
+    address: str = _setting("127.0.0.1:50061", ADDRESS)
     channel: str = _setting("relay", one_of("relay", "direct"))
     root_certificates: str = _setting("")
     insecure: bool = _setting(False)

@@ -15,7 +15,7 @@ from typing import Any
 from pdss_fl.bundled import BUNDLED_MODEL
 from pdss_fl.config import BUILT_IN_DATA, IDENTITY, SCRATCH, RunSettings
 from pdss_fl.errors import PolicyRefusal, SettingError
-from pdss_fl.rules import NOT_EMPTY, checked, one_of
+from pdss_fl.rules import ADDRESS, NOT_EMPTY, checked, one_of
 
 _KNOWN = {
     "state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example", "allowed-mechanisms",
@@ -97,7 +97,10 @@ class NodePolicy:
                 label.strip() for label in _list(config.get("public-choices", ""), ",") if label.strip()
             ),
             metrics=checked("metrics", metrics, str, one_of("full", "none")),
-            allowed_llm_addresses=_words(config.get("allowed-llm-addresses", "")),
+            allowed_llm_addresses=tuple(
+                checked("allowed-llm-addresses", address, str, ADDRESS)
+                for address in _words(config.get("allowed-llm-addresses", ""))
+            ),
             llm_root_certificates=_file(config, "llm-root-certificates"),
             llm_certificate=_file(config, "llm-certificate"),
             llm_key=_file(config, "llm-key"),

@@ -49,10 +49,27 @@ def test_an_endpoint_answers_a_run_and_its_key_is_in_no_file_and_no_log(
     assert KEY not in caplog.text
 
 
-def test_a_run_ends_at_its_cap_and_names_it(tmp_path: Path, tiny: Path) -> None:
+def test_at_its_cap_a_run_goes_on_with_what_was_answered_and_names_the_setting(
+    tmp_path: Path, tiny: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reply = said("It is two. So the answer is two.", usage={"prompt_tokens": 600, "completion_tokens": 7})
+    with scripted(lambda _: reply) as server:
+        directory = run(tmp_path, tiny, server.url, **{"llm.max-run-tokens": 5_000})
+    asked = len(server.calls)
+    assert 0 < asked < 16
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["llm"]["tokens"] == 7 * asked
+    assert summary["accuracy"]["pdss"] is not None
+    kept = [json.loads(path.read_text()) for path in tmp_path.rglob("rationales/pdss.json")]
+    assert sum(bool(row["raw"]) for rows in kept for row in rows.values()) == asked
+    assert f"llm.max-run-tokens = 5000 would be exceeded by one more prompt, after {600 * asked}" in caplog.text
+    assert f"{asked} of 16 prompts were answered" in caplog.text
+
+
+def test_a_cap_below_one_prompt_ends_the_run_and_names_it(tmp_path: Path, tiny: Path) -> None:
     with (
-        scripted(lambda _: said("It is two.", usage={"prompt_tokens": 600, "completion_tokens": 7})) as server,
-        pytest.raises(LLMUnavailable, match=r"llm\.max-run-tokens = 2500 would be exceeded"),
+        scripted(lambda _: said("It is two.")) as server,
+        pytest.raises(LLMUnavailable, match=r"llm\.max-run-tokens = 100 would be exceeded"),
     ):
-        run(tmp_path, tiny, server.url, **{"llm.max-run-tokens": 2_500})
-    assert 0 < len(server.calls) < 16
+        run(tmp_path, tiny, server.url, **{"llm.max-run-tokens": 100})
+    assert not server.calls

@@ -110,6 +110,12 @@ def test_lists_of_a_policy_file_are_lists(tmp_path: Path) -> None:
     assert policy.allowed_mechanisms == ("staircase", "identity")
 
 
+@pytest.mark.parametrize("address", ["unix:1", "unix:/run/llm.sock", "dns:///llm:1", "xds:443", "llm.example.org"])
+def test_an_llm_server_is_allowed_by_host_and_port_only(address: str) -> None:
+    with pytest.raises(SettingError, match=r"allowed-llm-addresses = .*host:port"):
+        NodePolicy.from_node_config({**NODE, "allowed-llm-addresses": f"llm.example.org:1, {address}"})
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "pure-ldp"])
 def test_a_weaker_guarantee_is_allowed_by_name_only(kind: str) -> None:
     with pytest.raises(PolicyRefusal, match="'weak' is not among this node's allowed-mechanisms"):

@@ -16,7 +16,7 @@ KEPT_TENANTS = 1_000
 
 
 @dataclass(eq=False)
-class Call:
+class Request:
     """One request: where its answers go, and how many are missing."""
 
     tenant: str
@@ -29,7 +29,7 @@ class Call:
 
 @dataclass(eq=False)
 class Job:
-    """One prompt that is written once, for all ``waiters`` (a call and the prompt's ordinal in it)."""
+    """One prompt that is written once, for all ``waiters`` (a request and the prompt's ordinal in it)."""
 
     key: bytes
     tenant: str
@@ -37,7 +37,7 @@ class Job:
     limit: int
     stops: tuple[str, ...]
     submitted: float
-    waiters: list[tuple[Call, int]]
+    waiters: list[tuple[Request, int]]
     written: list[int] = field(default_factory=list)
     queued: bool = True
 
@@ -69,7 +69,7 @@ class Waiting:
         return self._count
 
     def add(self, tenant: str, jobs: list[Job]) -> None:
-        """Let the jobs of one call wait, the longest first.
+        """Let the jobs of one request wait, the longest first.
 
         Raises
         ------
@@ -109,9 +109,9 @@ class Waiting:
             self._floor = self._served[tenant]
             self._served[tenant] += job.tokens
             self.discard(job)
-            calls = self._tenants[tenant]
-            calls[0].popleft()
-            calls.rotate(-1)
+            requests = self._tenants[tenant]
+            requests[0].popleft()
+            requests.rotate(-1)
             taken.append(job)
         return taken
 
@@ -122,13 +122,13 @@ class Waiting:
 
     def _next_of(self, tenant: str) -> Job | None:
         """Return a tenant's next job that is still wanted; without one, the tenant waits no longer."""
-        calls = self._tenants[tenant]
-        while calls:
-            while calls[0] and not calls[0][0].queued:
-                calls[0].popleft()
-            if calls[0]:
-                return calls[0][0]
-            calls.popleft()
+        requests = self._tenants[tenant]
+        while requests:
+            while requests[0] and not requests[0][0].queued:
+                requests[0].popleft()
+            if requests[0]:
+                return requests[0][0]
+            requests.popleft()
         del self._tenants[tenant]
         return None
 
@@ -138,8 +138,8 @@ class Waiting:
             self._served = {t: s for t, s in self._served.items() if t in self._tenants or s > self._floor}
 
 
-def by_call(jobs: Iterable[Job]) -> list[list[Job]]:
-    """Group jobs by the first call that waits for each; jobs that nobody waits for are left out."""
+def by_request(jobs: Iterable[Job]) -> list[list[Job]]:
+    """Group jobs by the first request that waits for each; jobs that nobody waits for are left out."""
     groups: dict[int, list[Job]] = {}
     for job in jobs:
         if waiters := job.waiters:  # read once: another thread may replace the list

@@ -18,6 +18,10 @@ class Tokens:
     written: int = 0
 
 
+class BudgetSpent(LLMUnavailable):
+    """One more prompt might lead beyond a limit; names the setting."""
+
+
 class Budget:
     """Counts what was spent and refuses what might lead beyond a limit; for tasks of one event loop.
 
@@ -54,12 +58,12 @@ class Budget:
 
         Raises
         ------
-        LLMUnavailable
+        BudgetSpent
             If it is too much though no request is under way; names the setting.
         """
         while exceeded := self._exceeded_by(most):
             if not self._under_way:
-                raise LLMUnavailable(
+                raise BudgetSpent(
                     f"{exceeded} would be exceeded by one more prompt, after {self}; raise it, or ask for less "
                     "(llm.max-new-tokens, data.train-examples)"
                 )

@@ -46,6 +46,12 @@ class ServiceLimits:
         Seconds for which a client may leave an answer unread, or not send its request.
     keepalive_seconds : float (default: 30)
         Silence after which a connection is probed; one that does not answer within as long again is closed.
+    idle_seconds : float (default: 300)
+        A connection without a call for so long is closed; a client opens another when it needs one.
+    max_connections : int (default: 1,000)
+        Connections at a time; more are closed at once.
+    max_streams : int (default: 128)
+        Calls at a time on one connection; more wait at the client.
     """
 
     max_requests: int = 64
@@ -57,6 +63,9 @@ class ServiceLimits:
     max_seconds: float = 7200.0
     stall_seconds: float = 60.0
     keepalive_seconds: float = 30.0
+    idle_seconds: float = 300.0
+    max_connections: int = 1000
+    max_streams: int = 128
 
 
 class Refusal(Exception):

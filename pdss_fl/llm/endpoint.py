@@ -42,7 +42,7 @@ KEY_NAMES = (
 """Variables with a key and with the server that it is for, and that server if the second is not set."""
 
 
-class Refusal(Exception):
+class BadStatus(Exception):
     """An answer with another status than success.
 
     Parameters
@@ -75,7 +75,7 @@ class Endpoint:
     insecure : bool (default: False)
         Allow plain text outside loopback.
     environment : Mapping[str, str] | None (default: None)
-        Where the key is looked for; that of this process if not given.
+        Where the key and the allowed address are looked for; that of this process if not given.
 
     Attributes
     ----------
@@ -85,14 +85,17 @@ class Endpoint:
     Raises
     ------
     SettingError
-        If the address is none, or would send prompts and key in plain text, or if the key cannot be sent.
+        If the address is none or not allowed here, or would send prompts and key in plain text, or if the key
+        cannot be sent.
     """
 
     def __init__(
         self, base_url: str, connections: int, insecure: bool = False, environment: Mapping[str, str] | None = None
     ) -> None:
         url = check_base_url(base_url, insecure)
-        key = api_key(url, os.environ if environment is None else environment)
+        environment = os.environ if environment is None else environment
+        key = api_key(url, environment)
+        check_allowed(url, environment)
         self.has_key = bool(key)
         self._base = str(url).rstrip("/")
         self._client = httpx.AsyncClient(
@@ -111,7 +114,7 @@ class Endpoint:
 
         Raises
         ------
-        Refusal
+        BadStatus
             If the status is not success.
         httpx.TransportError
             If the connection fails or the answer takes more than ``seconds``.
@@ -128,7 +131,7 @@ class Endpoint:
         except TimeoutError:
             raise httpx.ReadTimeout(f"no answer in {seconds:g} s") from None
         if not response.is_success:
-            raise Refusal(response.status_code, _kind(content), _retry_after(response.headers))
+            raise BadStatus(response.status_code, _kind(content), _retry_after(response.headers))
         try:
             return json.loads(content)
         except (ValueError, RecursionError):
@@ -157,6 +160,27 @@ def check_base_url(base_url: str, insecure: bool = False) -> httpx.URL:
             "use https, or allow it with llm.insecure = true"
         )
     return url
+
+
+def check_allowed(url: httpx.URL, environment: Mapping[str, str]) -> None:
+    """Refuse an address that this machine's owner did not name; raises ``SettingError``.
+
+    Whoever submits a run names its address, and this process would send requests there from inside its network. So
+    ``PDSS_LLM_BASE_URL`` in the environment, where it is set, is the only address; else it has to be loopback, or
+    the server that the environment's ``OPENAI_API_KEY`` is for.
+    """
+    (_, own, _), (openai_key, openai_url, openai) = KEY_NAMES
+    if home := environment.get(own, "").strip():
+        allowed = _same_server(url, home) and url.path.rstrip("/") == httpx.URL(home).path.rstrip("/")
+    else:
+        usual = environment.get(openai_url, "").strip() or openai
+        has_key = bool(environment.get(openai_key, "").strip())
+        allowed = is_loopback(url.host) or (has_key and _same_server(url, usual))
+    if not allowed:
+        raise SettingError(
+            f"llm.base-url = {str(url)!r} is not where this ServerApp may send prompts: its owner has to set {own} in "
+            "its environment to that address; without it only loopback is allowed"
+        )
 
 
 def api_key(url: httpx.URL, environment: Mapping[str, str]) -> str:
@@ -212,7 +236,7 @@ def unreadable(problem: str) -> LLMUnavailable:
 
 
 def _is_passing(error: BaseException) -> bool:
-    if isinstance(error, Refusal):
+    if isinstance(error, BadStatus):
         return error.status in (408, 429) or (error.status >= 500 and error.status != 501)
     return isinstance(error, httpx.TransportError)
 
@@ -220,7 +244,7 @@ def _is_passing(error: BaseException) -> bool:
 def _wait(state: RetryCallState) -> float:
     """Wait as long as the endpoint asks, and up to a quarter longer, so that not all come back at once."""
     error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, Refusal) and error.after is not None:
+    if isinstance(error, BadStatus) and error.after is not None:
         return error.after * random.uniform(1.0, 1.25)
     return wait_random_exponential(multiplier=FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS)(state)
 

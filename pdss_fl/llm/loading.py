@@ -27,7 +27,8 @@ def load_causal_lm(
     dtype : str (default: "auto")
         ``float32``, ``bfloat16``, ``float16``, or ``auto`` for ``fastest_dtype``.
     device : str (default: "auto")
-        A torch device; ``auto`` takes the GPUs where there are any, else the CPU.
+        A torch device; ``auto`` takes the GPUs where there are any, through ``accelerate``'s device map, else the
+        CPU. No test has run on a GPU.
     rows : int (default: 1)
         Size of the batches to come, for ``fastest_dtype``.
 
@@ -101,9 +102,7 @@ def _device(name: str) -> torch.device:
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError):
-        raise SettingError(
-            f"llm.device = {name!r} is not a device of this machine; use 'auto', 'cpu' or 'cuda'"
-        ) from None
+        raise SettingError(f"device = {name!r} is not a device of this machine; use 'auto', 'cpu' or 'cuda'") from None
 
 
 def _dtype(name: str, device: torch.device, rows: int) -> torch.dtype:

@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from pdss_fl.errors import SettingError
-from pdss_fl.llm.statistics import SchedulerStats
+from pdss_fl.llm.counters import SchedulerStats
 
 MAX_TENANTS = 50
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)

@@ -18,12 +18,13 @@ import httpx
 from pdss_fl import __version__
 from pdss_fl.config import LLMSettings
 from pdss_fl.errors import LLMUnavailable
-from pdss_fl.llm.budget import Budget, Tokens
-from pdss_fl.llm.endpoint import Endpoint, Refusal, patiently
+from pdss_fl.llm.answers import Recent
+from pdss_fl.llm.budget import Budget, BudgetSpent, Tokens
+from pdss_fl.llm.endpoint import BadStatus, Endpoint, patiently
 from pdss_fl.llm.instruction import EVERYDAY, Instruction, load_instruction
 from pdss_fl.llm.openai_wire import CHAT, PATHS, explain, read_rationale, read_usage, request_body
 from pdss_fl.llm.protocol import never
-from pdss_fl.messages import GenerationSettings, PromptBatch, Rationale, ServerInfo
+from pdss_fl.messages import Finish, GenerationSettings, PromptBatch, Rationale, ServerInfo
 
 MAX_REMEMBERED = 50_000
 """Answers that are kept, so that what was paid for is not asked again in a later round or after a failure."""
@@ -90,13 +91,13 @@ class OpenAIGenerator:
         instruction: Instruction = EVERYDAY,
         form: str = CHAT,
         concurrency: int = 16,
-        timeout: float = 1800.0,
+        timeout: float = LLMSettings().timeout,
         budget: Budget | None = None,
     ) -> None:
         self._endpoint, self._model, self._instruction, self._form = endpoint, model, instruction, form
         self._concurrency, self._timeout, self._budget = concurrency, timeout, budget or Budget()
         self._places = asyncio.Semaphore(concurrency)
-        self._remembered: dict[bytes, Rationale] = {}
+        self._remembered: Recent[Rationale] = Recent(MAX_REMEMBERED)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="llm-endpoint", daemon=True)
         self._thread.start()
@@ -119,9 +120,9 @@ class OpenAIGenerator:
             asyncio.run_coroutine_threadsafe(asking, self._loop).result()
         except httpx.TransportError as error:
             raise explain(error, self._endpoint.has_key) from None
-        except Refusal as refusal:
-            if refusal.status in (401, 403):  # else it has no such list, or is not ready yet
-                raise explain(refusal, self._endpoint.has_key) from None
+        except BadStatus as answer:
+            if answer.status in (401, 403):  # else it has no such list, or is not ready yet
+                raise explain(answer, self._endpoint.has_key) from None
 
     def generate(
         self,
@@ -141,16 +142,30 @@ class OpenAIGenerator:
             If the endpoint refuses a prompt, for example because it is too long.
         LLMUnavailable
             If the endpoint cannot be reached, refuses the key, gives up, takes longer than the timeout or
-            answers nonsense, or if the budget ends; requests under way are cut off.
+            answers nonsense; requests under way are cut off.
+        BudgetSpent
+            If the budget ends before the first answer. Where it ends later, what was paid for is kept: a warning
+            names the setting, and each prompt without an answer gets an empty rationale.
         """
         settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, self.info.max_new_tokens))
         wanted: dict[bytes, list[int]] = {}
         for prompt in batch.prompts:
             body = request_body(self._model, self._instruction, self._form, prompt, settings)
             wanted.setdefault(body, []).append(prompt.ordinal)
-        for body, rationale in self._receive(wanted, settings, is_cancelled, tenant):
-            for ordinal in wanted[body]:
-                yield replace(rationale, ordinal=ordinal)
+        left = dict(wanted)
+        try:
+            for body, rationale in self._receive(wanted, settings, is_cancelled, tenant):
+                for ordinal in left.pop(body):
+                    yield replace(rationale, ordinal=ordinal)
+        except BudgetSpent as spent:
+            unanswered = [ordinal for ordinals in left.values() for ordinal in ordinals]
+            if len(unanswered) == len(batch.prompts):
+                raise  # there is nothing to go on with
+            logger.warning(
+                "%s. %d of %d prompts were answered before; the others get an empty rationale",
+                spent.public, len(batch.prompts) - len(unanswered), len(batch.prompts),
+            )  # fmt: skip
+            yield from (Rationale(ordinal, "", Finish.LENGTH, 0) for ordinal in unanswered)
 
     def close(self) -> None:
         """Cut off requests under way and close the connections; a second call does nothing."""
@@ -217,13 +232,11 @@ class OpenAIGenerator:
     async def _ask(self, body: bytes, settings: GenerationSettings, tenant: str) -> Rationale:
         # By tenant, since a hit can be timed and would tell one what another asked.
         key = hashlib.sha256(b"\0".join((tenant.encode(), repr(settings.stop).encode(), body))).digest()
-        if key in self._remembered:
-            return self._remembered[key]
+        if remembered := self._remembered.find(key):
+            return remembered
         async with self._places:
             rationale: Rationale = await patiently(self._timeout)(self._attempt, body, settings)
-        if len(self._remembered) >= MAX_REMEMBERED:
-            del self._remembered[next(iter(self._remembered))]
-        self._remembered[key] = rationale
+        self._remembered.keep(key, rationale)
         return rationale
 
     async def _attempt(self, body: bytes, settings: GenerationSettings) -> Rationale:
@@ -235,7 +248,7 @@ class OpenAIGenerator:
             answer = await self._endpoint.exchange("POST", PATHS[self._form], body)
             used = read_usage(answer, most)
             return read_rationale(answer, self._form, settings, used.written)
-        except (Refusal, httpx.ConnectError, httpx.ConnectTimeout):
+        except (BadStatus, httpx.ConnectError, httpx.ConnectTimeout):
             used = Tokens()
             raise
         finally:

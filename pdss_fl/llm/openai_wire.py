@@ -12,7 +12,7 @@ import httpx
 
 from pdss_fl.errors import LLMUnavailable, MessageError, PdssError
 from pdss_fl.llm.budget import Tokens
-from pdss_fl.llm.endpoint import Refusal, unreadable
+from pdss_fl.llm.endpoint import BadStatus, unreadable
 from pdss_fl.llm.instruction import Instruction
 from pdss_fl.messages import MAX_RATIONALE_CHARS, Finish, GenerationSettings, PerturbedPrompt, Rationale, printable
 
@@ -81,7 +81,7 @@ def explain(error: BaseException, has_key: bool) -> BaseException:
     Parameters
     ----------
     error : BaseException
-        A ``Refusal`` or an error of ``httpx``; any other is returned as it is.
+        A ``BadStatus`` or an error of ``httpx``; any other is returned as it is.
     has_key : bool
         Whether a key was sent.
     """
@@ -89,7 +89,7 @@ def explain(error: BaseException, has_key: bool) -> BaseException:
         return LLMUnavailable(
             f"the LLM endpoint does not answer ({type(error).__name__}); start it, or set llm.base-url to where it runs"
         )
-    if not isinstance(error, Refusal):
+    if not isinstance(error, BadStatus):
         return error
     if error.status in (400, 413, 422):
         return MessageError(
@@ -104,10 +104,10 @@ def explain(error: BaseException, has_key: bool) -> BaseException:
     return LLMUnavailable(f"the LLM endpoint {problem} ({error}); {remedy}")
 
 
-def _without_a_key(refusal: Refusal, has_key: bool) -> PdssError:
+def _without_a_key(answer: BadStatus, has_key: bool) -> PdssError:
     problem = "refuses the API key" if has_key else "wants an API key, and none was found for it"
     return LLMUnavailable(
-        f"the LLM endpoint {problem} ({refusal}); set PDSS_LLM_API_KEY in the environment of the server, "
+        f"the LLM endpoint {problem} ({answer}); set PDSS_LLM_API_KEY in the environment of the server, "
         "and PDSS_LLM_BASE_URL there to llm.base-url"
     )
 

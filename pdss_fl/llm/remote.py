@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import grpc
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
+from pdss_fl.config import LLMSettings
 from pdss_fl.errors import LLMUnavailable, MessageError
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.tls import ClientTls, open_channel
@@ -57,8 +58,8 @@ class RemoteGenerator:
     ----------
     address : str
         ``host:port``.
-    timeout : float (default: 600.0)
-        Seconds that one batch may take, with all attempts.
+    timeout : float (default: 1800.0)
+        Seconds that one batch may take, with all attempts: what ``llm.timeout`` means everywhere.
     tls : ClientTls | None (default: None)
         Plain text if not given, which needs ``insecure`` for another machine.
     insecure : bool (default: False)
@@ -81,7 +82,7 @@ class RemoteGenerator:
     def __init__(
         self,
         address: str,
-        timeout: float = 600.0,
+        timeout: float = LLMSettings().timeout,
         *,
         tls: ClientTls | None = None,
         insecure: bool = False,

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pdss_fl.errors import LLMUnavailable
-from pdss_fl.llm.admission import Job, by_call
+from pdss_fl.llm.admission import Job, by_request
 from pdss_fl.llm.decode import FAILED, Decoder, RunningBatch, close_gaps
 from pdss_fl.llm.writing import Written
 
@@ -22,7 +22,7 @@ class Runner:
     """A running batch and the jobs that its rows belong to; used by one thread.
 
     When the model raises, nothing says for which row. Then all jobs of the batch are set apart, and the
-    jobs of each call are run again, from what was written, with no other call's: the call that raises
+    jobs of each request are run again, from what was written, with no other's: the request that raises
     once more has failed, the others go on. No job joins until that is over.
 
     Parameters
@@ -129,8 +129,8 @@ class Runner:
             return LLMUnavailable(f"the LLM's tokenizer failed on what was written ({type(error).__name__})")
 
     def _blame(self, jobs: list[Job], error: Exception) -> list[Event]:
-        """Find out whose jobs a failure belongs to: those of the only call there is, or run the calls apart."""
-        groups = by_call(jobs)
+        """Find out whose jobs a failure belongs to: those of the only request there is, or run the requests apart."""
+        groups = by_request(jobs)
         if len(groups) > 1:
             self._suspects += groups
             return []

@@ -19,14 +19,15 @@ from pdss_fl import __version__
 from pdss_fl.config import LLMSettings
 from pdss_fl.errors import Busy, LLMUnavailable, SettingError
 from pdss_fl.llm.adapter import apply_adapter
-from pdss_fl.llm.admission import MAX_QUEUED, Call, Job, Waiting
+from pdss_fl.llm.admission import MAX_QUEUED, Job, Request, Waiting
 from pdss_fl.llm.answers import Answers, key_of
+from pdss_fl.llm.counters import Counters, SchedulerStats
 from pdss_fl.llm.decode import Decoder
 from pdss_fl.llm.instruction import Instruction
 from pdss_fl.llm.loading import load_causal_lm
+from pdss_fl.llm.packed import pack
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.runner import Runner
-from pdss_fl.llm.statistics import Counters, SchedulerStats
 from pdss_fl.llm.writing import Scribe, Written
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch, Rationale, ServerInfo
 
@@ -78,7 +79,7 @@ class Scheduler:
         self._batch_size = batch_size
         self._changed = threading.Condition()  # guards everything below; the runner is the thread's own
         self._waiting, self._answers, self._counters = Waiting(max_queued), Answers(), Counters()
-        self._calls: set[Call] = set()
+        self._requests: set[Request] = set()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -100,6 +101,7 @@ class Scheduler:
         """
         loaded, tokenizer = load_causal_lm(model, dtype, device, batch_size)
         loaded = apply_adapter(loaded, adapter)
+        pack(loaded)
         name = Path(model).resolve().name if Path(model).is_dir() else model
         return cls(loaded, tokenizer, name=name, instruction=instruction, batch_size=batch_size, max_queued=max_queued)
 
@@ -133,7 +135,7 @@ class Scheduler:
         """
         limit = min(settings.max_new_tokens, self.info.max_new_tokens)
         prompts = self._scribe.read(batch.prompts, limit)
-        return self._stream(Call(tenant, is_cancelled, len(prompts)), prompts, limit, settings.stop)
+        return self._stream(Request(tenant, is_cancelled, len(prompts)), prompts, limit, settings.stop)
 
     def count_tokens(self, prompts: Sequence[PerturbedPrompt]) -> list[int]:
         """Return how many tokens each prompt has by itself, without the instruction."""
@@ -145,51 +147,53 @@ class Scheduler:
             return self._counters.snapshot(len(self._waiting), len(self._runner.jobs))
 
     def close(self, drain_seconds: float = 0.0) -> None:
-        """Accept nothing new, give calls under way ``drain_seconds``, then end them with ``LLMUnavailable``."""
+        """Accept nothing new, give requests under way ``drain_seconds``, then end them with ``LLMUnavailable``."""
         with self._changed:
             self._closed = True
-            self._changed.wait_for(lambda: not self._calls, timeout=drain_seconds)
-            for call in list(self._calls):
-                self._end(call, LLMUnavailable(_STOPPING))
+            self._changed.wait_for(lambda: not self._requests, timeout=drain_seconds)
+            for request in list(self._requests):
+                self._end(request, LLMUnavailable(_STOPPING))
             thread = self._thread
         if thread:
             thread.join()
 
-    def _stream(self, call: Call, prompts: list[array[int]], limit: int, stops: tuple[str, ...]) -> Iterator[Rationale]:
-        self._submit(call, prompts, limit, stops)
+    def _stream(
+        self, request: Request, prompts: list[array[int]], limit: int, stops: tuple[str, ...]
+    ) -> Iterator[Rationale]:
+        self._submit(request, prompts, limit, stops)
         try:
-            while (answer := call.answers.get()) is not None and not call.is_cancelled():
+            while (answer := request.answers.get()) is not None and not request.is_cancelled():
                 if isinstance(answer, Exception):
                     raise answer
                 yield answer
         finally:
             with self._changed:
-                self._end(call)
+                self._end(request)
 
-    def _submit(self, call: Call, prompts: list[array[int]], limit: int, stops: tuple[str, ...]) -> None:
-        """Let the prompts of a call wait, but for those whose answers are there or under way."""
-        keys = [key_of(call.tenant, prompt, limit, stops) for prompt in prompts]
+    def _submit(self, request: Request, prompts: list[array[int]], limit: int, stops: tuple[str, ...]) -> None:
+        """Let the prompts of a request wait, but for those whose answers are there or under way."""
+        keys = [key_of(request.tenant, prompt, limit, stops) for prompt in prompts]
         with self._changed:
             if self._closed:
                 raise LLMUnavailable(_STOPPING)
             found, jobs = self._answers, {}
             for key, prompt in zip(keys, prompts, strict=True):
                 if key not in found.under_way and not found.find(key):
-                    jobs[key] = Job(key, call.tenant, prompt, limit, stops, time.monotonic(), [])
+                    jobs[key] = Job(key, request.tenant, prompt, limit, stops, time.monotonic(), [])
             try:
-                self._waiting.add(call.tenant, list(jobs.values()))
+                self._waiting.add(request.tenant, list(jobs.values()))
             except Busy:
                 self._counters.rejected += len(prompts)
                 raise
             self._counters.cache_hits += len(prompts) - len(jobs)
             found.under_way |= jobs
-            self._calls.add(call)
+            self._requests.add(request)
             for ordinal, key in enumerate(keys):
                 if job := found.under_way.get(key):
-                    job.waiters.append((call, ordinal))
-                    call.jobs.append(job)
+                    job.waiters.append((request, ordinal))
+                    request.jobs.append(job)
                 elif written := found.find(key):
-                    self._answer(call, ordinal, written)
+                    self._answer(request, ordinal, written)
             if not self._thread and self._waiting:
                 self._thread = threading.Thread(target=self._run, name="llm", daemon=True)
                 self._thread.start()
@@ -203,16 +207,16 @@ class Scheduler:
             with self._changed:
                 self._runner.abandon()
                 self._thread = None
-                for call in list(self._calls):
-                    self._end(call, LLMUnavailable(f"the scheduler failed ({type(error).__name__})", str(error)))
+                for request in list(self._requests):
+                    self._end(request, LLMUnavailable(f"the scheduler failed ({type(error).__name__})", str(error)))
             raise
 
     def _turn(self) -> bool:
         """Write one token of everything; say whether there was anything to write."""
-        unwanted = [call for call in list(self._calls) if _is_over(call)]
+        unwanted = [request for request in list(self._requests) if _is_over(request)]
         with self._changed:
-            for call in unwanted:
-                self._end(call)
+            for request in unwanted:
+                self._end(request)
             newcomers = self._admit()
             if self._runner.idle and not newcomers:
                 self._thread = None
@@ -257,39 +261,39 @@ class Scheduler:
         waiters, job.waiters = job.waiters, []
         if isinstance(outcome, Written):
             self._answers.keep(job.key, outcome)
-        for call, ordinal in waiters:
+        for request, ordinal in waiters:
             if isinstance(outcome, Written):
-                self._answer(call, ordinal, outcome)
+                self._answer(request, ordinal, outcome)
             else:
-                self._end(call, LLMUnavailable(outcome.public, outcome.private))
+                self._end(request, LLMUnavailable(outcome.public, outcome.private))
 
-    def _answer(self, call: Call, ordinal: int, written: Written) -> None:
-        if call.over:
+    def _answer(self, request: Request, ordinal: int, written: Written) -> None:
+        if request.over:
             return
-        call.answers.put(Rationale(ordinal, *written))
-        call.missing -= 1
+        request.answers.put(Rationale(ordinal, *written))
+        request.missing -= 1
         self._counters.prompts += 1
-        if not call.missing:
-            self._end(call)
+        if not request.missing:
+            self._end(request)
 
-    def _end(self, call: Call, error: LLMUnavailable | None = None) -> None:
-        """Tell a call that it is over, and drop the jobs that no other call waits for."""
-        if call.over:
+    def _end(self, request: Request, error: LLMUnavailable | None = None) -> None:
+        """Tell a request that it is over, and drop the jobs that no other request waits for."""
+        if request.over:
             return
-        call.over = True
-        call.answers.put(error)
-        self._calls.discard(call)
-        for job in call.jobs:
-            job.waiters = [waiter for waiter in job.waiters if waiter[0] is not call]
+        request.over = True
+        request.answers.put(error)
+        self._requests.discard(request)
+        for job in request.jobs:
+            job.waiters = [waiter for waiter in job.waiters if waiter[0] is not request]
             if not job.waiters:
                 self._waiting.discard(job)
                 self._answers.forget(job)
-        call.jobs.clear()
+        request.jobs.clear()
         self._changed.notify_all()
 
 
-def _is_over(call: Call) -> bool:
+def _is_over(request: Request) -> bool:
     try:
-        return call.is_cancelled()
-    except Exception:  # the caller's own code; its call ends, the others go on
+        return request.is_cancelled()
+    except Exception:  # the caller's own code; its request ends, the others go on
         return True

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent import futures
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from pdss_fl.errors import SettingError
 from pdss_fl.llm.calls import ServiceLimits
+from pdss_fl.llm.health import Health, apart
 from pdss_fl.llm.metrics import ServiceMetrics
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.llm.servicer import SERVICE, RationaleServicer
 from pdss_fl.llm.tls import ServerTls, is_loopback
 
 _CLOSE_SECONDS = 2.0
-_OPEN_THREADS = 2  # of health, and of reflection
+_REFLECTION_THREADS = 2
 _SHORT_CALLS = 1000  # refused, health and reflection calls at a time; a flood of them is turned away unread
 
 
@@ -88,7 +88,7 @@ class RunningServer:
     address: str
     _server: grpc.Server
     _servicer: RationaleServicer
-    _health: health.HealthServicer
+    _health: Health
 
     @property
     def metrics(self) -> ServiceMetrics:
@@ -103,8 +103,7 @@ class RunningServer:
     def ready(self, generator: RationaleGenerator) -> None:
         """Answer with this generator from now on, and say so to whoever asks for the server's health."""
         self._servicer.use(generator)
-        for name in ("", SERVICE):
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(serving=True)
 
     def wait(self) -> None:
         """Return when the server has been stopped."""
@@ -116,8 +115,9 @@ class RunningServer:
         Meanwhile the server's health is not-serving. What a call has been answered by then has been sent; it
         ends with a hint to ask again, and a ``RemoteGenerator`` asks the next server for the rest.
         """
-        self._health.enter_graceful_shutdown()
+        self._health.set(serving=False)
         self._servicer.calls.drain(grace)
+        self._health.close()
         self._server.stop(min(grace, _CLOSE_SECONDS)).wait()
         self._servicer.close()
 
@@ -159,8 +159,8 @@ def serve(
         maximum_concurrent_rpcs=limits.max_requests + _SHORT_CALLS,
     )
     servicer = RationaleServicer(limits, security.token_key, security.token_leeway)
-    server.add_generic_rpc_handlers((servicer.handlers(),))
-    status = _add_health(server)
+    status = Health(("", SERVICE))
+    server.add_generic_rpc_handlers((servicer.handlers(), status.handlers()))
     if security.reflection or (security.reflection is None and is_loopback(host)):
         _add_reflection(server)
     shown = f"[{host}]" if ":" in host else host
@@ -190,34 +190,19 @@ def _options(limits: ServiceLimits) -> list[tuple[str, Any]]:
         ("grpc.keepalive_timeout_ms", keepalive),
         ("grpc.http2.ping_timeout_ms", keepalive),  # what gRPC really waits for: a minute otherwise
         ("grpc.http2.max_pings_without_data", 0),
-        # ... and a client may find out about a server that did.
+        # ... and so does one that asks for nothing any more, or that opens a connection and never speaks.
+        ("grpc.max_connection_idle_ms", int(limits.idle_seconds * 1000)),
+        ("grpc.server_handshake_timeout_ms", int(limits.stall_seconds * 1000)),
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
+        ("grpc.max_concurrent_streams", limits.max_streams),
+        # A client may find out about a server that did.
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ]
 
 
-def _add_health(server: grpc.Server) -> health.HealthServicer:
-    pool = futures.ThreadPoolExecutor(_OPEN_THREADS)
-    servicer = health.HealthServicer(experimental_non_blocking=True, experimental_thread_pool=pool)
-    servicer.Check = _apart(servicer.Check, pool)  # type: ignore[method-assign]
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    for name in ("", SERVICE):
-        servicer.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-    return servicer
-
-
 def _add_reflection(server: grpc.Server) -> None:
     servicer = reflection.ReflectionServicer((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME))
-    pool = futures.ThreadPoolExecutor(_OPEN_THREADS)
-    servicer.ServerReflectionInfo = _apart(servicer.ServerReflectionInfo, pool)  # type: ignore[method-assign]
+    pool = futures.ThreadPoolExecutor(_REFLECTION_THREADS)
+    servicer.ServerReflectionInfo = apart(servicer.ServerReflectionInfo, pool)  # type: ignore[method-assign]
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
-
-
-def _apart(handler: Callable[..., Any], pool: futures.ThreadPoolExecutor) -> Callable[..., Any]:
-    """Let a method that anybody may call run in threads of its own: half a call holds one, and none of the LLM's."""
-
-    def run(*arguments: Any) -> Any:
-        return handler(*arguments)
-
-    run.experimental_thread_pool = pool  # type: ignore[attr-defined]  # what gRPC looks for
-    return run

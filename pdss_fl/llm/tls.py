@@ -7,7 +7,6 @@ plain text over a network, whatever a setting says: whoever reads it could use i
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,7 @@ from typing import Any
 import grpc
 
 from pdss_fl.errors import SettingError
-
-_ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
+from pdss_fl.rules import host_and_port
 
 
 @dataclass(frozen=True)
@@ -86,8 +84,9 @@ def open_channel(
         If the address is none, if plain text is not allowed, or if a file cannot be used.
     """
     host, _ = split_address(address)
+    target = f"dns:///{address}"  # a name or a number, whatever kinds of address gRPC will know
     if tls is not None:
-        return grpc.secure_channel(address, tls.credentials(), options=options)
+        return grpc.secure_channel(target, tls.credentials(), options=options)
     if not is_loopback(host):
         if has_token:
             raise SettingError(
@@ -100,15 +99,15 @@ def open_channel(
                 "name the CA of its certificate (llm.root-certificates), or allow plain text with llm.insecure"
             )
     # A proxy that the environment names would carry plain text off this machine.
-    return grpc.insecure_channel(address, options=[*options, ("grpc.enable_http_proxy", 0)])
+    return grpc.insecure_channel(target, options=[*options, ("grpc.enable_http_proxy", 0)])
 
 
 def split_address(address: str) -> tuple[str, int]:
     """Return host, without brackets, and port of ``host:port``; raises ``SettingError`` for anything else."""
-    found = _ADDRESS.fullmatch(address)
-    if found is None or int(found["port"]) > 65535:
+    found = host_and_port(address)
+    if found is None:
         raise SettingError(f"llm.address = {address!r} is not of the form host:port, for example 127.0.0.1:50061")
-    return found["host"].strip("[]"), int(found["port"])
+    return found
 
 
 def is_loopback(host: str) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,6 +14,9 @@ from pdss_fl.errors import MessageError
 from pdss_fl.llm.decode import common_length
 from pdss_fl.llm.instruction import Instruction
 from pdss_fl.messages import MAX_RATIONALE_CHARS, Finish, PerturbedPrompt
+
+TURN = 64
+"""Texts for which a caller keeps the tokenizer to itself."""
 
 
 class Written(NamedTuple):
@@ -65,10 +69,8 @@ class Scribe:
 
     def count(self, prompts: Sequence[PerturbedPrompt]) -> list[int]:
         """Return how many tokens each prompt's own text has."""
-        texts = ["\n".join((prompt.question, *prompt.choices)) for prompt in prompts]
-        with self._turn:
-            encoding = self._tokenizer(texts, add_special_tokens=False)
-        return [len(ids) for ids in encoding["input_ids"]]
+        texts = ("\n".join((prompt.question, *prompt.choices)) for prompt in prompts)
+        return [len(ids) for ids in self._in_turns(texts, special=False)]
 
     def verdict(self, tokens: Sequence[int], limit: int, stops: tuple[str, ...]) -> Written | None:
         """Return the rationale that ``tokens`` are, ``None`` if it is unfinished.
@@ -87,11 +89,17 @@ class Scribe:
         return Written(text[:stop][:MAX_RATIONALE_CHARS].rstrip(), finish, len(tokens))
 
     def _encode(self, prompts: Sequence[PerturbedPrompt]) -> list[array[int]]:
-        texts = [self._instruction.render(self._tokenizer, prompt) for prompt in prompts]
-        with self._turn:
-            # A chat template writes the special tokens itself.
-            encoding = self._tokenizer(texts, add_special_tokens=self._tokenizer.chat_template is None)
-        return [array("i", ids) for ids in encoding["input_ids"]]
+        texts = (self._instruction.render(self._tokenizer, prompt) for prompt in prompts)
+        # A chat template writes the special tokens itself.
+        special = self._tokenizer.chat_template is None
+        return [array("i", ids) for ids in self._in_turns(texts, special)]
+
+    def _in_turns(self, texts: Iterator[str], special: bool) -> Iterator[list[int]]:
+        """Yield the token ids of texts, a few at a time, so that one caller's 10,000 do not hold up the others."""
+        while part := list(islice(texts, TURN)):  # made outside of the turn, which gives others the time to take it
+            with self._turn:
+                encoding = self._tokenizer(part, add_special_tokens=special)
+            yield from encoding["input_ids"]
 
     def _can_encode(self, prompt: PerturbedPrompt) -> bool:
         try:

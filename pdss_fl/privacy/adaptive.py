@@ -93,7 +93,9 @@ class AdaptiveStaircase(Staircase):
             )
         table = np.asarray(_by_grammar(vocabulary) if salience is None else salience, dtype=np.float64)
         if table.shape != (len(vocabulary),) or not ((table >= 0) & (table <= 1)).all():
-            raise SettingError("privacy.salience: expected one number in [0, 1] for each id of the vocabulary")
+            raise SettingError(
+                "adaptive-staircase: salience has to hold one number in [0, 1] for each id of the vocabulary"
+            )
         self._public = f"epsilon-min={lowest!r} salience={hashlib.sha256(table.tobytes()).hexdigest()[:16]}"
         wanted = lowest + (self.epsilon - lowest) * (1 - table)
         self.sizes = _set_sizes(wanted, self.epsilon, self.neighbours, len(vocabulary))

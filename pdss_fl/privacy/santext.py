@@ -74,6 +74,10 @@ class SanText(MatrixMechanism):
         return torch.from_numpy(-self.epsilon / 2 * self.vocabulary.distances(ids, outputs))
 
 
+LEAST_REPLACED = 1e-100
+"""Below it, the odds of staying and the weights of a far word might not fit into one row of float64 numbers."""
+
+
 @register_mechanism("santext-plus")
 class SanTextPlus(SanText):
     """No guarantee for every word: what is not sensitive is sent as it is with probability 1 - p, and known then.
@@ -101,7 +105,7 @@ class SanTextPlus(SanText):
     sensitive : float (default: 0.5)
         w, the share of the words that are sensitive, above 0, at most 1; rounded up to whole words.
     replaced : float (default: 0.2)
-        p, the probability that a word that is not sensitive is replaced, above 0, at most 1.
+        p, the probability that a word that is not sensitive is replaced, from ``LEAST_REPLACED`` to 1.
 
     Raises
     ------
@@ -118,9 +122,12 @@ class SanTextPlus(SanText):
         sensitive: float = 0.5,
         replaced: float = 0.2,
     ) -> None:
-        for key, share in (("sensitive", sensitive), ("replaced", replaced)):
-            if not 0 < share <= 1:
-                raise SettingError(f"privacy.parameters: {key} = {share!r}: expected a share above 0, at most 1")
+        if not 0 < sensitive <= 1:
+            raise SettingError(f"privacy.parameters: sensitive = {sensitive!r}: expected a share above 0, at most 1")
+        if not LEAST_REPLACED <= replaced <= 1:
+            raise SettingError(
+                f"privacy.parameters: replaced = {replaced!r}: expected a share from {LEAST_REPLACED:g} to 1"
+            )
         super().__init__(vocabulary, epsilon=epsilon, neighbours=neighbours)
         self.sensitive, self.replaced = sensitive, replaced
         self._first = vocabulary.words - math.ceil(sensitive * vocabulary.words)  # V_S is every id from here

@@ -1,9 +1,11 @@
 """The scheduler beside its peers: ``generate`` as transformers does it, and the bare model. Prints ratios.
 
-Run from the repository's root: ``python tests/benchmarks/bench_scheduler.py [--quick]``. All ways take
+Run from the repository's root: ``python tests/benchmarks/bench_scheduler.py [--quick] [--compile]``. All ways take
 turns in every round, so that what else the machine does falls on all of them; ratios are of medians.
-``generate`` answers a sixteenth of the prompts one at a time, a quarter of them in batches. Then come
-what bfloat16 changes, 64 callers at a time, and the memory of 10,000 requests to a tiny model.
+``generate`` answers a sixteenth of the prompts one at a time, and a batch of each size. The bare model is one whole
+batch that neither grows nor shrinks, its prompts read before; the scheduler's own forward passes are all that it does
+for the prompts, reading included. ``--compile`` adds the bare model compiled, which takes minutes of a C++ compiler.
+Then come what bfloat16 changes, 64 callers at a time, and the memory of 10,000 requests to a tiny model.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ from pdss_fl.llm.instruction import EVERYDAY, Instruction
 from pdss_fl.llm.loading import DTYPES
 from pdss_fl.llm.scheduler import BATCH_SIZE, Scheduler
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PrivacyStatement, PromptBatch
+from tests.benchmarks.replay import record, replay
 from tests.llm.helpers import make_llama, make_tokenizer
 
 QUICK = "--quick" in sys.argv
+COMPILE = "--compile" in sys.argv
 ROUNDS = 1 if QUICK else 3
 NEW_TOKENS = 48
-STATIC_ROWS = (32, 128) if QUICK else (32, 64, 128)
+STATIC_ROWS = (32,) if QUICK else (32, 64, 128)
 SETTINGS = GenerationSettings(NEW_TOKENS)
 STATEMENT = PrivacyStatement("identity", "none", float("inf"), float("inf"), 0.0, 8, "none", 1.0, "", "")
 THREE_SHOTS = Instruction(EVERYDAY.system, EVERYDAY.demonstrations[:3])
@@ -109,17 +113,15 @@ def bare(model: Any, context: int) -> Callable[[], int]:
     return steps
 
 
-def own_loop(ours: Scheduler, batch: PromptBatch) -> Callable[[], int]:
-    """Return the scheduler's own batch without a scheduler: as many steps, all rows stay, no text."""
-    prompts = ours._scribe.read(batch.prompts[:BATCH_SIZE], NEW_TOKENS)
+def again(ours: Scheduler, batch: PromptBatch) -> Callable[[], int]:
+    """Return the forward passes that the scheduler makes for the batch, with nothing beside them."""
+    steps, tokens = record(ours, lambda: sum(r.tokens for r in ours.generate(batch, SETTINGS, tenant="recorded")))
 
-    def steps() -> int:
-        running = ours._decoder.start(prompts)
-        for _ in range(23):  # near the mean length of a rationale
-            running.advance()
-        return 24 * len(prompts)
+    def write() -> int:
+        replay(ours._decoder, steps)
+        return tokens
 
-    return steps
+    return write
 
 
 def measure(ways: dict[str, Callable[[], int]]) -> dict[str, tuple[float, float]]:
@@ -143,21 +145,32 @@ def compare_speed() -> Scheduler:
     ours = Scheduler.load("smollm2-135m-instruct", instruction=THREE_SHOTS)
     dtype, batch = ours.info.dtype, batch_of(PROMPTS)
     default, tokenizer = peer("")
-    same, _ = peer(dtype)
+    same, other = peer(dtype)[0], peer(dtype)[0]
+    unpacked = Scheduler(other, tokenizer, name="as it is", instruction=THREE_SHOTS)
     tenants = iter(range(1_000))  # a new one each time, else the answers are found again
     ways: dict[str, Callable[[], int]] = {
         "scheduler": lambda: sum(r.tokens for r in ours.generate(batch, SETTINGS, tenant=str(next(tenants)))),
-        "scheduler's batch without a scheduler": own_loop(ours, batch),
+        "its own forward passes, nothing beside": again(ours, batch),
+        "scheduler, weights as they are": lambda: sum(
+            r.tokens for r in unpacked.generate(batch, SETTINGS, tenant=str(next(tenants)))
+        ),
         f"bare model, {BATCH_SIZE} rows": bare(same, 280),
         "generate, default dtype, one at a time": lambda: counted(
             generate(default, tokenizer, batch.prompts[::64] if QUICK else batch.prompts[::16], 1)
         ),
     }
     for rows in STATIC_ROWS:
-        chosen = batch.prompts[::2][:rows] if QUICK else batch.prompts[:128]
+        chosen = batch.prompts[::2][:rows]
         ways[f"generate, {dtype}, {rows} at a time"] = lambda rows=rows, chosen=chosen: counted(  # type: ignore[misc]
             generate(same, tokenizer, chosen, rows)
         )
+    if COMPILE:
+        compiled = peer(dtype)[0]
+        compiled.forward = torch.compile(compiled.forward, dynamic=True)
+        ways["bare model, compiled"] = bare(compiled, 280)
+        started = time.perf_counter()
+        ways["bare model, compiled"]()
+        print(f"compiled in {time.perf_counter() - started:.0f} s")
     print(f"{len(PROMPTS)} prompts, {NEW_TOKENS} new tokens at most, {dtype}, {torch.get_num_threads()} threads")
     speed = measure(ways)
     best = max(value for name, value in speed.items() if name.endswith("at a time") and "one at" not in name)
@@ -175,7 +188,7 @@ def compare_tokens(dtype: str) -> None:
     """Print where the scheduler's tokens first differ from ``generate``'s, and how close the choice was there."""
     model, tokenizer = peer(dtype)
     ours = Scheduler.load("smollm2-135m-instruct", instruction=THREE_SHOTS, dtype=dtype)
-    prompts = batch_of(PROMPTS[:: 32 if QUICK else 8])
+    prompts = batch_of(PROMPTS[:: 64 if QUICK else 16])
     expected = generate(model, tokenizer, prompts.prompts, 1)
     jobs = ours._scribe.read(prompts.prompts, NEW_TOKENS)
     running = ours._decoder.start(jobs)
@@ -198,7 +211,7 @@ def compare_tokens(dtype: str) -> None:
 
 def compare_callers(ours: Scheduler) -> None:
     """Print how long the slowest of 64 callers waits, against one caller with all the prompts."""
-    callers, each = (16, 4) if QUICK else (64, 16)
+    callers, each = (8, 4) if QUICK else (64, 16)
     prompts = [(f"{q} on day {i}", c) for i in range(8) for q, c in PROMPTS][: callers * each]
     started, processor = time.perf_counter(), time.process_time()
     alone = len(list(ours.generate(batch_of(prompts), SETTINGS, tenant="alone")))

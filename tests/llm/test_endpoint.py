@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pdss_fl.config import RunSettings
 from pdss_fl.errors import LLMUnavailable, SettingError
 from pdss_fl.llm.budget import Budget, Tokens
-from pdss_fl.llm.endpoint import Endpoint, Refusal, api_key, check_base_url
+from pdss_fl.llm.endpoint import BadStatus, Endpoint, api_key, check_base_url
 from pdss_fl.llm.openai_wire import read_rationale, read_usage
 from pdss_fl.messages import MAX_RATIONALE_CHARS, GenerationSettings, RationaleBatch, printable
 from tests.llm.openai_server import KEY, failed, said, scripted
@@ -109,7 +109,7 @@ def test_a_key_that_no_header_can_carry_is_named_and_not_shown(key: str) -> None
 def test_retry_after_is_read_as_seconds_or_as_a_date(header: str, low: float, high: float) -> None:
     async def ask(url: str) -> float | None:
         endpoint = Endpoint(url, 1, environment={})
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(BadStatus) as caught:
             await endpoint.exchange("POST", "completions", b"{}")
         await endpoint.aclose()
         return caught.value.after
@@ -179,3 +179,34 @@ def test_a_budget_is_never_exceeded_and_lets_through_what_fits(
     assert spent <= limit
     if sum(read + written for read, written, *_ in requests) <= limit:
         assert refused == 0
+
+
+ELSEWHERE = "https://10.0.0.7/v1"
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "allowed"),
+    [
+        ("http://127.0.0.1:8000/v1", {}, True),
+        ("http://localhost:8000/v1", {}, True),
+        (ELSEWHERE, {}, False),
+        ("https://api.openai.com/v1", {}, False),
+        ("https://api.openai.com/v1", {"OPENAI_API_KEY": "sk"}, True),
+        (ELSEWHERE, {"OPENAI_API_KEY": "sk"}, False),
+        (ELSEWHERE, {"OPENAI_API_KEY": "sk", "OPENAI_BASE_URL": ELSEWHERE}, True),
+        (ELSEWHERE, {"PDSS_LLM_BASE_URL": ELSEWHERE}, True),
+        (ELSEWHERE + "/", {"PDSS_LLM_BASE_URL": ELSEWHERE}, True),
+        ("https://10.0.0.7/admin", {"PDSS_LLM_BASE_URL": ELSEWHERE}, False),
+        ("https://10.0.0.7:8443/v1", {"PDSS_LLM_BASE_URL": ELSEWHERE}, False),
+        ("http://127.0.0.1:8000/v1", {"PDSS_LLM_BASE_URL": ELSEWHERE}, False),
+        ("https://api.openai.com/v1", {"PDSS_LLM_BASE_URL": ELSEWHERE, "OPENAI_API_KEY": "sk"}, False),
+    ],
+)
+def test_a_run_names_only_what_the_owner_of_the_server_allows(
+    url: str, environment: dict[str, str], allowed: bool
+) -> None:
+    if allowed:
+        Endpoint(url, 1, environment=environment)
+        return
+    with pytest.raises(SettingError, match=r"llm\.base-url = .*PDSS_LLM_BASE_URL"):
+        Endpoint(url, 1, insecure=True, environment=environment)

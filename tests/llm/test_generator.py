@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +189,32 @@ def test_code_that_comes_with_a_model_is_not_run(saved: Path, tmp_path: Path) ->
     assert not marker.exists()
 
 
-@pytest.mark.parametrize(("setting", "value"), [("dtype", "int8"), ("device", "abacus"), ("batch_size", 0)])
-def test_settings_out_of_range_are_named(saved: Path, setting: str, value: str | int) -> None:
-    with pytest.raises(SettingError, match=rf"llm\.{setting.replace('_', '-')} = '?{value}"):
+@pytest.mark.parametrize(
+    ("setting", "value", "named"),
+    [("dtype", "int8", r"llm\.dtype"), ("device", "abacus", "^device"), ("batch_size", 0, r"llm\.batch-size")],
+)
+def test_settings_out_of_range_are_named(saved: Path, setting: str, value: str | int, named: str) -> None:
+    with pytest.raises(SettingError, match=rf"{named} = '?{value}"):
         Scheduler.load(str(saved), instruction=EVERYDAY, **{setting: value})  # type: ignore[arg-type]
+
+
+def test_a_long_request_leaves_the_tokenizer_to_others_in_between() -> None:
+    tokenizer, sizes, started = make_tokenizer(), [], threading.Event()
+
+    class Busy(type(tokenizer)):  # type: ignore[misc]
+        def __call__(self, texts: list[str], **options: Any) -> Any:
+            sizes.append(len(texts))
+            if started.is_set() or len(texts) > 1:
+                started.set()
+                time.sleep(0.01)
+            return super().__call__(texts, **options)
+
+    generator = Scheduler(make_llama(), tokenizer, name="tiny", instruction=EVERYDAY)
+    tokenizer.__class__ = Busy
+    with ThreadPoolExecutor() as pool:
+        long = pool.submit(lambda: generator.generate(make_batch(2_000), SETTINGS))
+        assert started.wait(30)
+        assert len(generator.count_tokens(make_batch(1).prompts)) == 1
+        long.result()
+    assert 1 in sizes[:-1], "the short one was read before the long one was done"
+    assert sum(sizes) == 2_001

@@ -172,25 +172,29 @@ def test_closing_ends_those_who_still_wait() -> None:
 # Money
 
 
-def test_a_cap_on_tokens_stops_before_it_is_exceeded_and_keeps_what_came() -> None:
+def test_a_cap_on_tokens_stops_before_it_is_exceeded_and_keeps_what_came(caplog: pytest.LogCaptureFixture) -> None:
     budget = Budget(max_tokens=1_500)
-    seen = []
     with scripted(lambda _: said("ok")) as server, generator_at(server.url, budget=budget) as generator:
-        with pytest.raises(LLMUnavailable, match=r"llm\.max-run-tokens = 1500 would be exceeded"):
-            seen.extend(a.ordinal for a in generator.generate(numbered(100), SETTINGS))
+        answers = list(generator.generate(numbered(100), SETTINGS))
         spent = budget.read + budget.written
-    assert 0 < len(seen) == len(server.calls) < 100
-    assert 1_000 - 107 < spent == 107 * len(seen) <= 1_500
+        with pytest.raises(LLMUnavailable, match=r"llm\.max-run-tokens = 1500 would be exceeded"):
+            list(generator.generate(make_batch(1), SETTINGS))
+    assert sorted(a.ordinal for a in answers) == list(range(100))
+    written = [a for a in answers if a.text]
+    assert 0 < len(written) == len(server.calls) < 100
+    assert 1_000 - 107 < spent == 107 * len(written) <= 1_500
+    assert {(a.text, a.tokens) for a in answers} == {("ok", 7), ("", 0)}
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "llm.max-run-tokens = 1500" in line
+    assert f"{len(written)} of 100 prompts were answered" in line
 
 
 def test_a_cap_on_money_stops_before_it_is_exceeded() -> None:
     budget = Budget(max_cost=0.01, input_price=2.0, output_price=500.0)
-    with (
-        scripted(lambda _: said("ok")) as server,
-        generator_at(server.url, budget=budget) as generator,
-        pytest.raises(LLMUnavailable, match=r"llm\.max-run-cost = 0\.01 would be exceeded.*at a cost of 0\.00"),
-    ):
-        list(generator.generate(numbered(100), SETTINGS))
+    with scripted(lambda _: said("ok")) as server, generator_at(server.url, budget=budget) as generator:
+        assert len(list(generator.generate(numbered(100), SETTINGS))) == 100
+        with pytest.raises(LLMUnavailable, match=r"llm\.max-run-cost = 0\.01 would be exceeded.*at a cost of 0\.00"):
+            list(generator.generate(make_batch(1), SETTINGS))
     each = (100 * 2.0 + 7 * 500.0) / 1_000_000
     assert 1 <= len(server.calls) <= 0.01 / each
 

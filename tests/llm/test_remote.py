@@ -7,12 +7,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from inspect import signature
 from pathlib import Path
 
 import grpc
 import pytest
 
+from pdss_fl.config import RunSettings
 from pdss_fl.errors import LLMUnavailable, MessageError
+from pdss_fl.llm.openai import OpenAIGenerator
 from pdss_fl.llm.remote import RemoteGenerator
 from pdss_fl.messages import MAX_RATIONALE_CHARS, Finish, GenerationSettings, Rationale
 from pdss_fl.proto import distillation_pb2 as pb
@@ -224,3 +227,8 @@ def test_a_client_needs_no_model_library() -> None:
     root = Path(__file__).parents[2]
     run = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert run.stdout == "set()\n"
+
+
+def test_one_meaning_of_the_timeout_everywhere() -> None:
+    makers = (RemoteGenerator, OpenAIGenerator)
+    assert {signature(maker).parameters["timeout"].default for maker in makers} == {RunSettings().llm.timeout}

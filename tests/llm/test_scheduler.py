@@ -298,5 +298,5 @@ def test_a_thousand_requests_leave_nothing_behind() -> None:
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert after - before < 300_000  # bytes; one request that is kept whole has about 3,000
-    assert not scheduler._calls
+    assert not scheduler._requests
     assert not scheduler._answers.under_way

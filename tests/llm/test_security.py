@@ -13,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from pdss_fl.config import RunSettings
 from pdss_fl.errors import LLMUnavailable, SettingError
 from pdss_fl.llm.remote import RemoteGenerator
 from pdss_fl.llm.service import RunningServer, ServiceSecurity, serve
@@ -240,11 +241,18 @@ def test_a_client_does_not_speak_plain_text_to_another_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "127.0.0.1", "127.0.0.1:99999", "dns:///a:1", "unix:/tmp/s", "a:1,b:2", "a b:1", "[::1:1", ":1"]
-)
+    "address", [
+        "", "127.0.0.1", "127.0.0.1:99999", "dns:///a:1", "unix:/tmp/s", "a:1,b:2", "a b:1", "[::1:1", ":1",
+        "unix:1", "UNIX:50061", "dns:443", "xds:1", "ipv4:50061", "ipv6:1", "unix-abstract:7", "vsock:1",
+    ],
+)  # fmt: skip
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(SettingError, match="host:port"):
         split_address(address)
+    with pytest.raises(SettingError, match="host:port"):
+        RemoteGenerator(address, insecure=True)
+    with pytest.raises(SettingError, match=r"llm\.address = .*host:port"):
+        RunSettings.from_run_config({"llm.address": address})
 
 
 def test_files_that_are_none_are_named(tmp_path: Path, certificates: Certificates) -> None:

@@ -148,6 +148,13 @@ def test_shares_are_shares(name: str, share: float) -> None:
         create_mechanism("santext-plus", words(20), epsilon=1.0, **{name: share})
 
 
+@pytest.mark.parametrize("share", [5e-324, 1e-300, 9e-101])
+def test_a_share_too_small_for_its_odds_is_refused_with_its_range(share: float) -> None:
+    with pytest.raises(SettingError, match=r"privacy\.parameters: replaced = .* from 1e-100 to 1"):
+        create_mechanism("santext-plus", words(20), epsilon=1.0, replaced=share)
+    create_mechanism("santext-plus", words(20), epsilon=1.0, replaced=1e-100).perturb(torch.arange(20))
+
+
 def test_weights_that_no_float_holds_are_refused() -> None:
     with pytest.raises(SettingError, match=r"privacy\.epsilon = 1000"):
         create_mechanism("santext", words(20), epsilon=1000.0).perturb(torch.arange(20))

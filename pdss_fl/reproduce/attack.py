@@ -6,19 +6,24 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from pdss_fl.data.example import Example
-from pdss_fl.privacy.attacks import optimal_success
+from pdss_fl.data.prompts import choice_order, render
+from pdss_fl.privacy.attacks import empirical_success, optimal_success, token_overlap
 from pdss_fl.privacy_report import word_frequencies
 from pdss_fl.release import Perturber
 
+_SHADOW = 4
+
 
 def attack_success(perturber: Perturber, examples: Sequence[Example]) -> tuple[float, float]:
-    """Return how often the best attack names a private word, and how often a word is released as it is.
+    """Return how often the best attack names a private word, and the share of private words that are released.
 
-    Both are exact for a mechanism with a matrix of probabilities: the optimal context-free attack at the
-    frequencies of the private words, and the expected share of words that pass unchanged at these frequencies.
+    The attacker knows the private texts' distribution: it counts what comes out of them in releases of its own
+    (``empirical_success``). Where there is a matrix of probabilities, the optimal context-free attack is tried, too.
 
     Parameters
     ----------
@@ -26,21 +31,23 @@ def attack_success(perturber: Perturber, examples: Sequence[Example]) -> tuple[f
         A mechanism with its vocabulary and prompt shape.
     examples : Sequence[Example]
         The private texts, at least one.
-
-    Returns
-    -------
-    tuple[float, float]
-        Attack success and token overlap, shares of the words sent.
-
-    Raises
-    ------
-    NotImplementedError
-        If the mechanism states no matrix.
     """
-    prior = word_frequencies(perturber, tuple(examples))
-    words = prior.nonzero()[:, 0]
-    kept = perturber.mechanism.log_prob_rows(words)[torch.arange(len(words)), words].exp()
-    return optimal_success(perturber.mechanism, prior), float(prior[words] @ kept)
+    mechanism, generator = perturber.mechanism, np.random.default_rng(0)
+    private = [_document(perturber, example, generator) for example in examples]
+    shadow = private * _SHADOW
+    released, other = (mechanism.perturb_documents(of, generator) for of in (private, shadow))
+    found = empirical_success(private, released, shadow, other, perturber.vocabulary)
+    overlap = token_overlap(private, released, perturber.vocabulary.words)
+    try:
+        exact = optimal_success(mechanism, word_frequencies(perturber, tuple(examples)))
+    except NotImplementedError:  # the mechanism states no matrix of words
+        exact = 0.0
+    return max(exact, found), overlap
+
+
+def _document(perturber: Perturber, example: Example, generator: np.random.Generator) -> Tensor:
+    order = choice_order(example, perturber.shape, generator.shuffle)
+    return torch.cat(perturber.encode(render(example, order, perturber.shape, perturber.vocabulary.split)))
 
 
 def release_facts(perturber: Perturber, examples: Sequence[Example]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -100,6 +101,7 @@ def train(
     items: Sequence[TrainingItem],
     settings: TrainSettings,
     on_step: Callable[[int, float], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> TrainResult:
     """Train a small model in place.
 
@@ -117,6 +119,8 @@ def train(
         How to train.
     on_step : Callable[[int, float], None] | None (default: None)
         Called after each step with its number, from 1, and its loss.
+    checkpoint : Path | None (default: None)
+        Not used yet: an interrupted training starts from its first step, which gives the same weights.
 
     Raises
     ------
@@ -126,6 +130,7 @@ def train(
     """
     if not items:
         raise SettingError("distill: there is nothing to train on; raise data.train-examples")
+    _ = checkpoint
     start = time.perf_counter()
     with_rationales = settings.rationale_weight > 0
     rows = [_rows(slm, item, with_rationales) for item in items]

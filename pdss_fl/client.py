@@ -171,8 +171,8 @@ class DistillationClient:
         outcome = evaluate(self._load_slm(method), self.test_examples)
         counts: Metrics = {"num-examples": outcome.total, "correct": outcome.correct}
         if level == "noisy":
-            name = f"{self.name} client {self.partition_id} {method} {server_round}"
-            counts = noisy_counts(outcome.correct, outcome.total, name, self.policy, self.settings)
+            evaluation = f"client {self.partition_id} {method} {server_round}"
+            counts = noisy_counts(outcome.correct, outcome.total, self.name, evaluation, self.policy, self.settings)
         if counts["num-examples"]:
             self.store.save_evaluation(method, server_round, counts)
         return counts

@@ -40,15 +40,17 @@ def allowed_level(policy: NodePolicy, settings: RunSettings, questions: int) -> 
     return "none" if few else level
 
 
-def noisy_counts(correct: int, total: int, name: str, policy: NodePolicy, settings: RunSettings) -> Counts:
-    """Return a noisy count, charged first; the same again for an equal name, and nothing if the budget is spent.
+def noisy_counts(
+    correct: int, total: int, run: str, evaluation: str, policy: NodePolicy, settings: RunSettings
+) -> Counts:
+    """Return a noisy count, charged first; the same again for equal names, and nothing if the budget is spent.
 
     Parameters
     ----------
     correct, total : int
         Right answers and questions.
-    name : str
-        Public: names the evaluation over all runs of the node.
+    run, evaluation : str
+        Public: name the run among all of the node, and the evaluation in it.
     policy : NodePolicy
         Its ``max_epsilon_metrics`` limits what all noisy counts spend; a node that allows ``full`` sets no limit.
     settings : RunSettings
@@ -56,11 +58,11 @@ def noisy_counts(correct: int, total: int, name: str, policy: NodePolicy, settin
     """
     limit = math.inf if policy.metrics == "full" else policy.max_epsilon_metrics
     ledger, epsilon = Ledger(policy.state_dir / "ledger.jsonl", limit), settings.metrics_epsilon
-    recipe = f"geometric epsilon={epsilon!r} {name}"
+    recipe = f"geometric epsilon={epsilon!r} run {run} {evaluation}"
     released = ledger.lookup(TEST_SPLIT, recipe)
     if released is None:
         seed = settings.insecure_noise_seed
-        generator = None if seed < 0 else np.random.default_rng(zlib.crc32(f"{seed}/{name}".encode()))
+        generator = None if seed < 0 else np.random.default_rng(zlib.crc32(f"{seed}/{evaluation}".encode()))
         fresh = {"correct": noisy_count(correct, epsilon, random_bytes(generator))}
         ledger.charge([Charge(TEST_SPLIT, None, recipe, epsilon, 0.0, fresh)])
         released = ledger.lookup(TEST_SPLIT, recipe)  # also what another process has just stored

@@ -129,6 +129,7 @@ class ClientStore:
         new, old = _beside(final)
         if not final.exists() and old.exists():  # the new one was whole before the old one was moved
             new.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
         return final.exists()
 
     def slm_round(self, method: str) -> int:

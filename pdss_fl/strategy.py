@@ -151,8 +151,8 @@ class StepByStepDistillation(FedAvg):
         if server_round in self._state.results:
             return []
         node_ids, _ = sample_nodes(grid, self.min_available_nodes, self._sample_size(grid, self.fraction_evaluate))
-        if self.method != UNTRAINED:  # a client that has not trained has nothing to evaluate
-            node_ids = [node for node in node_ids if node in self._state.trained]
+        # A client that has not trained has nothing to evaluate.
+        node_ids = sorted(node for node in node_ids if self.method == UNTRAINED or node in self._state.trained)
         content = RecordDict({"config": self._config(config, server_round)})
         return self._remember(_requests(dict.fromkeys(node_ids, content), "evaluate", server_round))
 

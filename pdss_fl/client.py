@@ -94,7 +94,9 @@ class DistillationClient:
             asked = [self._example(key) for key in self.store.load_asked(method, server_round)]
             return resend_prompts(asked, 0, perturber, self.ledger).batch.serialize()
         examples, stored = self._slice(server_round), self.store.load_plan(method, server_round)
-        plan = ReleasePlan(**stored) if stored else plan_release(examples, perturber, self.ledger)
+        plan = ReleasePlan(**stored) if stored else None
+        if plan is None or plan.recipe != perturber.recipe:
+            plan = plan_release(examples, perturber, self.ledger)
         self.store.save_plan(method, server_round, vars(plan))
         released = release_prompts(examples, perturber, self.ledger, plan)
         payload = released.batch.serialize()

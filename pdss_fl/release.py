@@ -117,12 +117,15 @@ class ReleasePlan:
 
     Parameters
     ----------
+    recipe : str
+        The perturber's; a plan of another one is of no use.
     order : list[str]
         Release keys of all distinct examples, in the random order in which they are sent.
     fresh : dict[str, dict]
         Payloads, by release key, of those that the ledger did not hold; stays on the client until it is charged.
     """
 
+    recipe: str
     order: list[str]
     fresh: dict[str, dict[str, Any]]
 
@@ -141,7 +144,8 @@ def plan_release(examples: Sequence[Example], perturber: Perturber, ledger: Ledg
     payloads = perturber.perturb(fresh)
     order = list(distinct)
     perturber.shuffle(order)
-    return ReleasePlan(order, {e.release_key: payload for e, payload in zip(fresh, payloads, strict=True)})
+    by_key = {e.release_key: payload for e, payload in zip(fresh, payloads, strict=True)}
+    return ReleasePlan(perturber.recipe, order, by_key)
 
 
 def release_prompts(

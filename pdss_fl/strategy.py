@@ -103,6 +103,7 @@ class StepByStepDistillation(FedAvg):
         self.run = run
         self.journal = journal
         self._state = MethodState.restored(journal, method)
+        self._whole = frozenset(self._state.results)  # rounds of an earlier start, which are not done again
         self.usage, self.statements = self._state.usage, self._state.statements
         self.client_metrics = self._state.client_metrics
         self.failure_codes: set[int] = set()
@@ -117,7 +118,7 @@ class StepByStepDistillation(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Collect perturbed prompts and address the LLM's answers to their clients, or send them to the LLM."""
-        if server_round in self._state.results:
+        if server_round in self._whole:
             return []
         node_ids = self._sample(grid, server_round)
         config = self._config(config, server_round)
@@ -136,7 +137,7 @@ class StepByStepDistillation(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Keep what clients reported; there are no weights to average."""
-        if server_round in self._state.results:
+        if server_round in self._whole:
             return None, None
         answered = self._answered("distill", self._sent, replies)
         self._state.trained |= set(answered)
@@ -148,7 +149,7 @@ class StepByStepDistillation(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask clients to evaluate the method's small model on their own held-out questions."""
-        if server_round in self._state.results:
+        if server_round in self._whole:
             return []
         node_ids, _ = sample_nodes(grid, self.min_available_nodes, self._sample_size(grid, self.fraction_evaluate))
         # A client that has not trained has nothing to evaluate.
@@ -158,7 +159,7 @@ class StepByStepDistillation(FedAvg):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up right answers and questions over the clients; the round is whole then."""
-        if server_round not in self._state.results:
+        if server_round not in self._whole:
             answered = self._answered("evaluate", self._sent, replies)
             total = self._aggregate("evaluate", server_round, answered)
             self._state.keep(self.journal, self.method, server_round, dict(total))

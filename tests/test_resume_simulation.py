@@ -46,6 +46,8 @@ def start(folder: Path, chosen: dict[str, str | int], *more: str) -> subprocess.
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
+    if process.poll() is not None:
+        return
     family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
     for member in family:
         if member.is_running():
@@ -80,6 +82,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         assert not str(process.info["cwd"]).startswith(str(tmp_path)), "a process of the killed run is left behind"
 
 
+@pytest.mark.timeout(900)
 def test_a_killed_simulation_is_resumed_and_equals_one_that_was_not(
     folder: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,12 +92,17 @@ def test_a_killed_simulation_is_resumed_and_equals_one_that_was_not(
     data.write_text("\n".join(map(json.dumps, rows)))
     chosen = options(tiny, data)
     process = start(folder, chosen)
-    run = wait_for_answers(folder, process)
-    kill_all(process)
+    try:
+        run = wait_for_answers(folder, process)
+    finally:
+        kill_all(process)
     before = answers(run)
     assert 0 < len(before) < 24, "killed while the LLM wrote"
     resumed = start(folder, chosen, "--resume")
-    shown, _ = resumed.communicate(timeout=200)
+    try:
+        shown, _ = resumed.communicate()
+    finally:
+        kill_all(resumed)
     assert resumed.returncode == 0, shown
     assert f"goes on with {run.name}" in shown
     assert f"results: {run}" in shown

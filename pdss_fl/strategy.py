@@ -56,8 +56,7 @@ class StepByStepDistillation(FedAvg):
     run : RunName | None (default: None)
         Under which clients keep their files; without one a run cannot be resumed.
     journal : Journal | None (default: None)
-        Keeps what this run has done; rounds that are whole in it are not done again, prompts that are answered in
-        it are not sent to the LLM again.
+        Keeps what this run has done: no whole round of it is done again, no answered prompt sent to the LLM again.
     fraction_train, fraction_evaluate : float
         As in ``FedAvg``.
 

@@ -41,7 +41,7 @@ def start(folder: Path, chosen: dict[str, str | int], *more: str) -> subprocess.
     command = [sys.executable, "-m", "pdss_fl.cli", "run", "--app", ROOT, "--output", folder / "runs", *more]
     command += ["--clients", str(CLIENTS), "-c", " ".join(texts)]
     # A killed launcher leaves its Flower home behind; the paths of Ray's sockets have to be short.
-    environment = {**os.environ, "TMPDIR": str(folder), "RAY_TMPDIR": tempfile.gettempdir()}
+    environment = {**os.environ, "TMPDIR": str(folder), "RAY_TMPDIR": tempfile.gettempdir(), "RAY_worker_niceness": "0"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 

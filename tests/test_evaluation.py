@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import Message, MetricRecord, RecordDict
 
 from pdss_fl.client import DistillationClient
 from pdss_fl.config import RunSettings
@@ -15,6 +16,7 @@ from pdss_fl.errors import MessageError, SettingError
 from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy import Ledger
 from pdss_fl.privacy.counts import TEST_SPLIT
+from pdss_fl.replies import reported_counts
 from pdss_fl.report import render_summary
 from pdss_fl.results import accuracy
 from tests.harness import node
@@ -142,3 +144,21 @@ def test_what_is_not_reported_is_said_and_noise_is_named() -> None:
     shown = render_summary(summary)
     assert "not reported" in shown
     assert "standard deviation 2.0 questions" in shown
+
+
+@pytest.mark.parametrize(
+    ("report", "counted"),
+    [
+        ({"num-examples": 20, "correct": -3, "noise-epsilon": 1.0}, True),
+        ({"num-examples": 20, "correct": 25, "noise-epsilon": 1.0}, True),
+        ({"num-examples": 20, "correct": -51, "noise-epsilon": 1.0}, False),
+        ({"num-examples": 20, "correct": 71, "noise-epsilon": 1.0}, False),
+        ({"num-examples": 20, "correct": 21, "noise-epsilon": 1e-9}, False),
+        ({"num-examples": 20, "correct": 21, "noise-epsilon": math.nan}, False),
+        ({"num-examples": -20, "correct": -21, "noise-epsilon": 1.0}, False),
+    ],
+)
+def test_a_report_that_noise_cannot_explain_is_not_counted(report: dict[str, Any], counted: bool) -> None:
+    request = Message(RecordDict(), 1, "evaluate")
+    reply = Message(RecordDict({"metrics": MetricRecord(report)}), reply_to=request)
+    assert bool(reported_counts(reply)) == counted

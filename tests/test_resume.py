@@ -173,6 +173,7 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(
     assert dying.llm.taken == whole.llm.taken
 
 
+@pytest.mark.timeout(3600)
 def test_at_whatever_point_a_run_dies_it_can_be_resumed(
     tmp_path: Path, tiny: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

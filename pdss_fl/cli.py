@@ -81,12 +81,15 @@ def run(
     clients: Annotated[int, typer.Option(min=1, help="Simulated clients.")] = 2,
     app_directory: Annotated[Path, typer.Option("--app", help="The Flower app's folder.")] = Path("."),
     output: Annotated[Path, typer.Option(help="Where run directories are made.")] = Path("runs"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the last unfinished run of equal settings in --output.")
+    ] = False,
 ) -> None:
     """Simulate a whole run with a SuperLink of its own, and end that SuperLink."""
     from pdss_fl.launcher import run_simulation
     from pdss_fl.report import render_summary
 
-    overrides = [f'output-dir="{output.resolve()}"', *(run_config or [])]
+    overrides = [f'output-dir="{output.resolve()}"', *(["resume=true"] if resume else []), *(run_config or [])]
     path = run_simulation(app_directory.resolve(), overrides, clients)
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
     typer.echo(render_summary(summary))

@@ -8,11 +8,9 @@ of training examples. ``evaluate`` returns counts, if the node's policy allows.
 from __future__ import annotations
 
 import logging
-import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
 from pdss_fl.config import IDENTITY, SCRATCH, RunSettings
@@ -20,10 +18,20 @@ from pdss_fl.data.example import Example
 from pdss_fl.data.prompts import public_labels
 from pdss_fl.data.sources import built_in, from_path
 from pdss_fl.errors import MessageError, SettingError, StoreError
+from pdss_fl.evaluation import NOTHING, Counts, allowed_level, noisy_counts
 from pdss_fl.messages import RationaleBatch
 from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy import BLANK, Ledger
-from pdss_fl.release import Perturber, release_prompts, resend_prompts, stored_payload, word_pairs
+from pdss_fl.progress import training_progress
+from pdss_fl.release import (
+    Perturber,
+    ReleasePlan,
+    plan_release,
+    release_prompts,
+    resend_prompts,
+    stored_payload,
+    word_pairs,
+)
 from pdss_fl.slm.decoder import DecodeRequest, InContextDecoder, align, keep_rationales
 from pdss_fl.slm.evaluate import evaluate
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
@@ -33,9 +41,7 @@ from pdss_fl.vocabularies import load_perturber, load_vocabulary
 
 logger = logging.getLogger("pdss_fl.client")
 
-Metrics = dict[str, int | float]
-MIN_REPORTED = 20
-_PROGRESS_SECONDS = 5.0
+Metrics = Counts
 
 
 class DistillationClient:
@@ -47,8 +53,8 @@ class DistillationClient:
         What the run asks for.
     policy : NodePolicy
         What the node allows; checked here, before any work.
-    run_id : int
-        Flower's id of the run; names the client's files.
+    run_id : int | str
+        Names the client's files of this run: Flower's id, or ``RunName.folder`` for a run that can be resumed.
     partition_id, num_partitions : int
         Which part of the data a simulated client holds; 0 and 1 for a deployed one.
     """
@@ -57,14 +63,15 @@ class DistillationClient:
         self,
         settings: RunSettings,
         policy: NodePolicy,
-        run_id: int,
+        run_id: int | str,
         partition_id: int = 0,
         num_partitions: int = 1,
     ) -> None:
         policy.check_run(settings)
         self.settings, self.policy = settings, policy
         self.partition_id = partition_id
-        directory = policy.state_dir if policy.simulated else policy.state_dir / "runs" / str(run_id)
+        self.name = str(run_id)
+        directory = policy.state_dir if policy.simulated else policy.state_dir / "runs" / self.name
         self.store = ClientStore(directory)
         self.ledger = Ledger(policy.state_dir / "ledger.jsonl", policy.max_epsilon_per_example)
         self.train_examples, self.test_examples = _load_data(settings, policy, partition_id, num_partitions)
@@ -86,9 +93,15 @@ class DistillationClient:
         if self.store.was_asked(method, server_round):
             asked = [self._example(key) for key in self.store.load_asked(method, server_round)]
             return resend_prompts(asked, 0, perturber, self.ledger).batch.serialize()
-        released = release_prompts(self._slice(server_round), perturber, self.ledger)
+        examples, stored = self._slice(server_round), self.store.load_plan(method, server_round)
+        plan = ReleasePlan(**stored) if stored else None
+        if plan is None or plan.recipe != perturber.recipe:
+            plan = plan_release(examples, perturber, self.ledger)
+        self.store.save_plan(method, server_round, vars(plan))
+        released = release_prompts(examples, perturber, self.ledger, plan)
         payload = released.batch.serialize()
         self.store.save_asked(method, server_round, [e.key for e in released.examples])
+        self.store.save_plan(method, server_round, None)
         logger.info(
             "client %d: %s: releases %d prompts; %d left out by the ledger, %d words not sent",
             self.partition_id, method, len(released.examples), released.refused, released.truncated,
@@ -116,37 +129,55 @@ class DistillationClient:
             return done
         if payload is not None:
             self._decode(method, server_round, payload)
+        if self.store.slm_round(method) < server_round:
+            self._train(method, server_round)
+        metrics: Metrics = {"num-examples": len(self.train_examples)}
+        self.store.save_metrics(method, server_round, metrics)
+        self.store.checkpoint(method, server_round).unlink(missing_ok=True)
+        return metrics
+
+    def _train(self, method: str, server_round: int) -> None:
+        """Train a method's small model for one round, from the last checkpoint if there is one, and save it."""
         rationales = self.store.load_rationales(method)
         items = [TrainingItem(e, rationales.get(e.key, {}).get("decoded")) for e in self.train_examples]
         used = any(item.rationale is not None for item in items)
         slm = self._load_slm(method)
         weight = self.settings.distill.rationale_weight if used else 0.0
-        result = train(slm, items, self._train_settings(server_round, weight), self._progress(method))
+        settings, checkpoint = self._train_settings(server_round, weight), self.store.checkpoint(method, server_round)
+        progress = training_progress(self.partition_id, method, settings.steps)
+        result = train(slm, items, settings, progress, checkpoint)
         if result.truncated:
             logger.warning(
                 "client %d: %s: %d training rows cut to slm.max-tokens = %d", self.partition_id, method,
                 result.truncated, slm.max_tokens,
             )  # fmt: skip
-        self.store.save_slm(method, slm.save)
-        metrics: Metrics = {"num-examples": len(items)}
-        self.store.save_metrics(method, server_round, metrics)
-        return metrics
+        self.store.save_slm(method, slm.save, server_round)
 
-    def evaluate(self, method: str) -> Metrics:
-        """Answer the client's held-out questions with a method's small model.
+    def evaluate(self, method: str, server_round: int = 0) -> Metrics:
+        """Answer the client's held-out questions with a method's small model; on a retry report the same again.
 
-        Counts are reported if the node's ``metrics`` policy is ``full`` and, on a deployed node, there are at
-        least ``MIN_REPORTED`` questions, so that a count is never about a single one.
+        What is reported is bounded by the node's policy; ``pdss_fl.evaluation`` says how.
         """
-        few = not self.policy.simulated and len(self.test_examples) < MIN_REPORTED
-        if self.policy.metrics == "none" or few:
-            return {"num-examples": 0, "correct": 0}
-        if method != "untrained" and not self.store.slm_directory(method).exists():
+        if server_round:
+            self._check_round(server_round)
+        level = allowed_level(self.policy, self.settings, len(self.test_examples))
+        if level == "none":
+            return dict(NOTHING)
+        done = self.store.load_evaluation(method, server_round)
+        if done is not None:
+            return done
+        if method != "untrained" and not self.store.has_slm(method):
             raise StoreError(
                 f"this client has not trained method {method!r} in this run, so it has nothing to evaluate"
             )
         outcome = evaluate(self._load_slm(method), self.test_examples)
-        return {"num-examples": outcome.total, "correct": outcome.correct}
+        counts: Metrics = {"num-examples": outcome.total, "correct": outcome.correct}
+        if level == "noisy":
+            evaluation = f"client {self.partition_id} {method} {server_round}"
+            counts = noisy_counts(outcome.correct, outcome.total, self.name, evaluation, self.policy, self.settings)
+        if counts["num-examples"]:
+            self.store.save_evaluation(method, server_round, counts)
+        return counts
 
     def _perturber(self, method: str, server_round: int) -> Perturber:
         name = IDENTITY if method == "dss" else self.settings.privacy.mechanism
@@ -186,6 +217,8 @@ class DistillationClient:
 
     def _decode(self, method: str, server_round: int, payload: bytes) -> None:
         asked = self.store.load_asked(method, server_round)
+        if set(asked) <= self.store.load_rationales(method).keys():
+            return  # decoded before this client was interrupted
         batch = RationaleBatch.parse(payload, len(asked))
         examples = [self._example(key) for key in asked]
         texts = [r.text for r in batch.rationales]
@@ -212,16 +245,14 @@ class DistillationClient:
 
     def _load_slm(self, method: str) -> SmallModel:
         """Return a method's small model, or where it has none yet the initial one that all methods share."""
-        directory = self.store.slm_directory(method)
-        if directory.exists():
-            return SmallModel.load(directory)
-        initial = self.store.slm_directory("untrained")
-        if not initial.exists():
+        if self.store.has_slm(method):
+            return SmallModel.load(self.store.slm_directory(method))
+        if not self.store.has_slm("untrained"):
             slm = self.settings.slm
             model = str(bundled_model_path()) if slm.model == BUNDLED_MODEL else slm.model
             sizes = SlmSettings(model, slm.hidden_size, slm.layers, self.settings.seed, slm.max_tokens)
             self.store.save_slm("untrained", create_slm(sizes, self._tokenizer_texts()).save)
-        return SmallModel.load(initial)
+        return SmallModel.load(self.store.slm_directory("untrained"))
 
     def _tokenizer_texts(self) -> list[str]:
         """Texts from which a from-scratch model takes its words: public words and its own training data."""
@@ -242,18 +273,6 @@ class DistillationClient:
             weight_decay=distill.weight_decay,
             seed=self.settings.seed * 1000 + server_round,
         )
-
-    def _progress(self, method: str) -> Any:
-        steps = max(1, self.settings.distill.steps // self.settings.num_server_rounds)
-        last = time.monotonic()
-
-        def on_step(step: int, _loss: float) -> None:
-            nonlocal last
-            if time.monotonic() - last >= _PROGRESS_SECONDS or step == steps:
-                last = time.monotonic()
-                logger.info("client %d: %s: training step %d of %d", self.partition_id, method, step, steps)
-
-        return on_step
 
 
 def _said(words: Sequence[str]) -> str:

@@ -15,17 +15,20 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
+from pdss_fl.asking import ask
 from pdss_fl.client import DistillationClient, Metrics
 from pdss_fl.config import METHODS, RunSettings
 from pdss_fl.direct import DirectReport, Offer
 from pdss_fl.errors import MessageError
+from pdss_fl.journal import Journal
 from pdss_fl.llm.remote import RemoteGenerator
 from pdss_fl.llm.tls import ClientTls
 from pdss_fl.logs import configure_logging
-from pdss_fl.messages import PromptBatch, RationaleBatch
+from pdss_fl.messages import PromptBatch
 from pdss_fl.mods import error_guard_mod
 from pdss_fl.policy import NodePolicy
 from pdss_fl.relay import relay_mod
+from pdss_fl.resume import RunName
 from pdss_fl.simulation import in_simulation
 
 PROMPTS, RATIONALES, CONFIG, METRICS, PAYLOAD = "prompts", "rationales", "config", "metrics", "payload"
@@ -45,25 +48,30 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     @app.query("perturb")
     def perturb(msg: Message, context: Context) -> Message:
         method, server_round = _asked(msg)
-        payload = _client(context).perturb(method, server_round)
+        client = _client(context, msg)
+        with client.store.busy("perturb"):
+            payload = client.perturb(method, server_round)
         return Message(RecordDict({PROMPTS: ConfigRecord({PAYLOAD: payload})}), reply_to=msg)
 
     @app.train("distill")
     def distill(msg: Message, context: Context) -> Message:
         method, server_round = _asked(msg)
-        offer, content = Offer.find_in(msg.content), RecordDict()
-        if offer is None:
-            metrics = _client(context).distill(method, server_round, _payload(msg))
-        else:
-            metrics, report = distill_directly(_client(context), method, server_round, offer)
-            report.add_to(content)
+        offer, content, client = Offer.find_in(msg.content), RecordDict(), _client(context, msg)
+        with client.store.busy("train"):
+            if offer is None:
+                metrics = client.distill(method, server_round, _payload(msg))
+            else:
+                metrics, report = distill_directly(client, method, server_round, offer)
+                report.add_to(content)
         content[METRICS] = MetricRecord(dict(metrics))
         return Message(content, reply_to=msg)
 
     @app.evaluate()
     def evaluate(msg: Message, context: Context) -> Message:
-        method, _ = _asked(msg)
-        metrics = _client(context).evaluate(method)
+        method, server_round = _asked(msg)
+        client = _client(context, msg)
+        with client.store.busy("train"):
+            metrics = client.evaluate(method, server_round)
         return Message(RecordDict({METRICS: MetricRecord(dict(metrics))}), reply_to=msg)
 
     return app
@@ -94,15 +102,14 @@ def distill_directly(
         token=(lambda: offer.token) if offer.token else None,
     )
     try:
-        model = remote.info.model
+        _ = remote.info  # it is there
         batch = PromptBatch.parse(client.perturb(method, server_round))
-        done = client.store.load_metrics(method, server_round) is not None
-        rationales = () if done else tuple(remote.generate(batch, offer.generation))
+        journal = Journal(client.store.directory / "answers.jsonl")
+        answers = ask(remote, {0: batch}, offer.generation, journal, f"{method}/{server_round}/")[0]
     finally:
         remote.close()
-    report = DirectReport(batch.privacy, len(rationales), sum(r.tokens for r in rationales))
-    payload = None if done else RationaleBatch(rationales, model).serialize()
-    return client.distill(method, server_round, payload), report
+    report = DirectReport(batch.privacy, len(answers.rationales), sum(r.tokens for r in answers.rationales))
+    return client.distill(method, server_round, answers.serialize()), report
 
 
 def _payload(msg: Message) -> bytes | None:
@@ -115,15 +122,16 @@ def _payload(msg: Message) -> bytes | None:
     return payload
 
 
-def _client(context: Context) -> DistillationClient:
+def _client(context: Context, msg: Message) -> DistillationClient:
     settings = RunSettings.from_run_config(context.run_config)
+    name = RunName.find_in(msg.content.get(CONFIG), context.run_id)
     node = context.node_config
     if "state-dir" not in node and "policy" not in node and in_simulation():
         partition_id = int(node["partition-id"])
-        state_dir = settings.run_directory(context.run_id) / "clients" / f"client-{partition_id}"
+        state_dir = settings.run_directory(name.run_id) / "clients" / f"client-{partition_id}"
         policy = NodePolicy.simulation(state_dir, settings)
-        return DistillationClient(settings, policy, context.run_id, partition_id, int(node["num-partitions"]))
-    return DistillationClient(settings, NodePolicy.from_node_config(node), context.run_id)
+        return DistillationClient(settings, policy, str(name.run_id), partition_id, int(node["num-partitions"]))
+    return DistillationClient(settings, NodePolicy.from_node_config(node), name.folder(settings))
 
 
 def _asked(msg: Message) -> tuple[str, int]:

@@ -194,8 +194,10 @@ class RunSettings:
     """Everything that ``flwr run -c`` can change.
 
     ``quorum`` is the fewest clients that have to answer a step; ``distill_timeout`` also limits evaluation.
-    ``tracking = "tensorboard"`` writes TensorBoard's files into the run directory. ``insecure_noise_seed`` makes a
-    simulation's noise repeatable and is refused by deployed nodes.
+    ``tracking = "tensorboard"`` writes TensorBoard's files into the run directory.
+    ``resume`` goes on with the last unfinished run of equal settings below ``output_dir``. ``metrics`` is the most
+    that clients are asked to report, ``metrics_epsilon`` what a noisy count spends (``pdss_fl.evaluation``).
+    ``insecure_noise_seed`` makes a simulation's noise repeatable and is refused by deployed nodes.
     """
 
     num_server_rounds: int = _setting(1, AT_LEAST_1)
@@ -208,6 +210,9 @@ class RunSettings:
     output_dir: str = _setting("")
     tracking: str = _setting("off", one_of("off", "tensorboard"))
     seed: int = _setting(0, AT_LEAST_0)
+    resume: bool = _setting(False)
+    metrics: str = _setting("full", one_of("full", "noisy", "none"))
+    metrics_epsilon: float = _setting(1.0, within(0.01, 100.0))
     insecure_noise_seed: int = _setting(-1, {"check": lambda v: v >= -1, "expected": "-1 (off) or a seed"})
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     data: DataSettings = field(default_factory=DataSettings)

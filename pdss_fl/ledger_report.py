@@ -13,6 +13,7 @@ from rich.table import Table
 
 from pdss_fl.errors import StoreError
 from pdss_fl.privacy.accounting import dataset_guarantee
+from pdss_fl.privacy.counts import TEST_SPLIT
 from pdss_fl.privacy.ledger import Totals
 from pdss_fl.privacy.ledger_file import LedgerFile, epsilon_of, read_ledger
 from pdss_fl.report import epsilon_text
@@ -43,17 +44,23 @@ def describe_ledger(path: Path, limit: float | None = None, rows: int = 50) -> s
         found = read_ledger(path)
     except OSError as err:
         raise StoreError(f"no ledger can be read at {str(path)!r}", type(err).__name__) from None
+    prompts, counts = _by_kind(found.lines)
     totals = Totals()
-    for line in found.lines:
+    for line in prompts:
         totals.add(line)
     out = io.StringIO()
     console = Console(file=out, width=120)
-    console.print(_examples(found.lines, totals, limit, rows))
+    console.print(_examples(prompts, totals, limit, rows))
     if totals.person:
         console.print(_persons(totals, limit, rows))
-    for text in _summary(found, totals):
+    for text in _summary(found, prompts, counts, totals):
         console.print(text, highlight=False, soft_wrap=True, markup=False)
     return out.getvalue().rstrip()
+
+
+def _by_kind(lines: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the releases of prompts, and the noisy counts of right answers."""
+    return [x for x in lines if x["example"] != TEST_SPLIT], [x for x in lines if x["example"] == TEST_SPLIT]
 
 
 def _examples(lines: list[dict[str, Any]], totals: Totals, limit: float | None, rows: int) -> Table:
@@ -94,20 +101,25 @@ def _table(title: str, names: Iterable[str], limit: float | None, count: str) ->
     return table
 
 
-def _summary(found: LedgerFile, totals: Totals) -> list[str]:
+def _summary(
+    found: LedgerFile, prompts: list[dict[str, Any]], counts: list[dict[str, Any]], totals: Totals
+) -> list[str]:
     # Who is not named counts as the example itself; an example of two persons counts to both.
     everyone = [
-        (who, epsilon_of(x), x["delta"])
-        for x in found.lines
-        for who in totals.persons_of[x["example"]] or {x["example"]}
+        (who, epsilon_of(x), x["delta"]) for x in prompts for who in totals.persons_of[x["example"]] or {x["example"]}
     ]
     epsilon, delta = dataset_guarantee(everyone)
     state = f"DAMAGED: {found.trouble}; what is shown is what comes before" if found.trouble else "ok"
+    evaluations = (
+        f"counts       epsilon {epsilon_text(sum(map(epsilon_of, counts)))} of each question of the test split, in "
+        f"{len(counts)} noisy counts of right answers; adds to what else is told of the same text or person"
+    )
     return [
-        f"releases     {len(found.lines)} of {len(totals.example)} examples, {len(totals.person)} persons named",
+        f"releases     {len(prompts)} of {len(totals.example)} examples, {len(totals.person)} persons named",
         f"sum          epsilon {epsilon_text(sum(totals.example.values()))} over all examples",
         f"data set     epsilon {epsilon_text(epsilon)} at delta {delta:.3g} for anyone in it: a person's examples "
         "add up, those of different persons do not; an example of nobody named counts as a person",
+        *([evaluations] if counts else []),
         f"running hash {state}",
     ]
 

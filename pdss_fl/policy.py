@@ -19,9 +19,10 @@ from pdss_fl.rules import ADDRESS, NOT_EMPTY, checked, one_of
 
 _KNOWN = {
     "state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example", "allowed-mechanisms",
-    "allowed-models", "allowed-lengths", "public-choices", "metrics",
+    "allowed-models", "allowed-lengths", "public-choices", "metrics", "max-epsilon-metrics",
     "allowed-llm-addresses", "llm-root-certificates", "llm-certificate", "llm-key",
 }  # fmt: skip
+METRICS_LEVELS = ("none", "noisy", "full")
 _FLOWERS = {"partition-id", "num-partitions", "policy"}
 _REQUIRED = ("state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example")
 
@@ -36,7 +37,8 @@ class NodePolicy:
     infinite ``max_epsilon_per_example``. ``max_epsilon_per_token`` bounds the guarantee's own figure, for
     ``metric-ldp`` nats per unit of distance. ``allowed_models`` bounds ``slm.model`` and ``privacy.embeddings``.
     ``allowed_llm_addresses`` are the LLM servers that a run may send this node to (``llm.channel = "direct"``);
-    the node trusts ``llm_root_certificates`` there and no CA that a run names.
+    the node trusts ``llm_root_certificates`` there and no CA that a run names. ``metrics`` is what a run may be told
+    of right answers, and ``max_epsilon_metrics`` bounds what noisy counts spend over all runs (``evaluation``).
     """
 
     state_dir: Path
@@ -47,7 +49,8 @@ class NodePolicy:
     allowed_models: tuple[str, ...] = (SCRATCH, BUNDLED_MODEL)
     allowed_lengths: tuple[str, ...] = ("fixed", "bucket")
     public_choices: tuple[str, ...] = ()
-    metrics: str = "full"
+    metrics: str = "noisy"
+    max_epsilon_metrics: float = 20.0
     allowed_llm_addresses: tuple[str, ...] = ()
     llm_root_certificates: Path | None = None
     llm_certificate: Path | None = None
@@ -61,7 +64,8 @@ class NodePolicy:
         Keys: ``state-dir``, ``data-path``, ``max-epsilon-per-token``, ``max-epsilon-per-example``
         (all four needed), ``allowed-mechanisms`` and ``allowed-models`` (words separated by spaces or
         commas, or lists in the file), ``allowed-lengths`` (of ``privacy.length``), ``public-choices`` (the
-        labels that may be sent unperturbed, separated by commas), ``metrics`` (``full`` or ``none``),
+        labels that may be sent unperturbed, separated by commas), ``metrics`` (``noisy``, ``full`` or ``none``),
+        ``max-epsilon-metrics`` (20 by default),
         ``allowed-llm-addresses`` (``host:port``), ``llm-root-certificates`` (PEM file of the CA that is trusted
         there; without it these addresses have to be on loopback), ``llm-certificate`` and ``llm-key`` (this node's
         own, for mutual TLS), and ``policy``: a TOML file with the same keys, which ``node_config`` itself outranks.
@@ -84,7 +88,7 @@ class NodePolicy:
                 '\'state-dir="/abs/dir" data-path="/abs/data.jsonl" max-epsilon-per-token=8.0 '
                 'max-epsilon-per-example=200.0\' or name a file with policy="/abs/policy.toml"'
             )
-        metrics = config.get("metrics", "full")
+        limits = {"max-epsilon-metrics": cls.max_epsilon_metrics, **config}
         return cls(
             state_dir=_absolute(config, "state-dir"),
             data_path=_absolute(config, "data-path"),
@@ -96,7 +100,8 @@ class NodePolicy:
             public_choices=tuple(
                 label.strip() for label in _list(config.get("public-choices", ""), ",") if label.strip()
             ),
-            metrics=checked("metrics", metrics, str, one_of("full", "none")),
+            metrics=checked("metrics", config.get("metrics", cls.metrics), str, one_of(*METRICS_LEVELS)),
+            max_epsilon_metrics=_checked_limit(limits, "max-epsilon-metrics"),
             allowed_llm_addresses=tuple(
                 checked("allowed-llm-addresses", address, str, ADDRESS)
                 for address in _words(config.get("allowed-llm-addresses", ""))
@@ -119,6 +124,7 @@ class NodePolicy:
             data_path=None if built_in else Path(settings.data.path),
             max_epsilon_per_token=math.inf,
             max_epsilon_per_example=math.inf,
+            metrics="full",
             allowed_mechanisms=(settings.privacy.mechanism, IDENTITY) if built_in else (),
             allowed_models=(settings.slm.model, settings.privacy.embeddings),
             allowed_lengths=(settings.privacy.length,),

@@ -111,13 +111,53 @@ class Released:
     truncated: int
 
 
-def release_prompts(examples: Sequence[Example], perturber: Perturber, ledger: Ledger) -> Released:
+@dataclass(frozen=True)
+class ReleasePlan:
+    """What a release is going to charge and send: written down before, so that a crash changes none of it.
+
+    Parameters
+    ----------
+    recipe : str
+        The perturber's; a plan of another one is of no use.
+    order : list[str]
+        Release keys of all distinct examples, in the random order in which they are sent.
+    fresh : dict[str, dict]
+        Payloads, by release key, of those that the ledger did not hold; stays on the client until it is charged.
+    """
+
+    recipe: str
+    order: list[str]
+    fresh: dict[str, dict[str, Any]]
+
+
+def plan_release(examples: Sequence[Example], perturber: Perturber, ledger: Ledger) -> ReleasePlan:
+    """Perturb what the ledger does not hold, and draw the order; charges and releases nothing.
+
+    Raises
+    ------
+    DataError
+        If an example's choices are not the public labels.
+    """
+    distinct = {e.release_key: e for e in examples}
+    _check_labels(list(distinct.values()), perturber.labels)
+    fresh = [e for e in distinct.values() if ledger.lookup(e.release_key, perturber.recipe) is None]
+    payloads = perturber.perturb(fresh)
+    order = list(distinct)
+    perturber.shuffle(order)
+    by_key = {e.release_key: payload for e, payload in zip(fresh, payloads, strict=True)}
+    return ReleasePlan(perturber.recipe, order, by_key)
+
+
+def release_prompts(
+    examples: Sequence[Example], perturber: Perturber, ledger: Ledger, plan: ReleasePlan | None = None
+) -> Released:
     """Return a batch of perturbed prompts for as many examples as the ledger can pay, in a random order.
 
     What the ledger holds for an example under the same recipe is sent again and costs nothing. The rest is
     perturbed and charged, and the ledger is written, before anything is put into the batch. Examples that
     agree in question, choices and person are sent once. The charge is basic composition (tokens x epsilon),
-    which no setting of the run can lower; the batch states the tighter figure at ``delta`` beside it.
+    which no setting of the run can lower; the batch states the tighter figure at ``delta`` beside it. With the
+    ``plan`` of an interrupted call nothing is perturbed again, and what that call charged is not charged again.
 
     Raises
     ------
@@ -126,25 +166,25 @@ def release_prompts(examples: Sequence[Example], perturber: Perturber, ledger: L
     StoreError
         If the ledger cannot be written; nothing is released then.
     """
-    distinct = list({e.release_key: e for e in examples}.values())
-    _check_labels(distinct, perturber.labels)
-    fresh = [e for e in distinct if ledger.lookup(e.release_key, perturber.recipe) is None]
+    plan = plan or plan_release(examples, perturber, ledger)
+    distinct = {e.release_key: e for e in examples}
+    planned = [distinct[key] for key in plan.order if key in distinct]  # a node may have lost data since
     charged = perturber.mechanism.compose(perturber.shape.tokens, 0.0)
     ledger.charge(
         [
-            Charge(e.release_key, e.person, perturber.recipe, charged.epsilon, charged.delta, payload)
-            for e, payload in zip(fresh, perturber.perturb(fresh), strict=True)
+            Charge(e.release_key, e.person, perturber.recipe, charged.epsilon, charged.delta, plan.fresh[e.release_key])
+            for e in planned
+            if e.release_key in plan.fresh
         ]
     )
     # Read back, so that what another process has just stored is sent and not perturbed twice.
-    sent = [e for e in distinct if ledger.lookup(e.release_key, perturber.recipe) is not None]
+    sent = [e for e in planned if ledger.lookup(e.release_key, perturber.recipe) is not None]
     if not sent:
         raise BudgetExhausted(
             f"none of the examples can pay epsilon {charged.epsilon:.4g} a prompt any more under this node's "
             "max-epsilon-per-example"
         )
-    perturber.shuffle(sent)
-    return resend_prompts(sent, len(distinct) - len(sent), perturber, ledger)
+    return resend_prompts(sent, len(planned) - len(sent), perturber, ledger)
 
 
 def resend_prompts(sent: Sequence[Example], refused: int, perturber: Perturber, ledger: Ledger) -> Released:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from flwr.app import ConfigRecord, Message, MetricRecord
 
 from pdss_fl.errors import MessageError
 from pdss_fl.messages import printable
 
 _COUNTS = ("num-examples", "correct")
+_TAIL = 50.0  # a noise beyond this many nats is none: its probability is below 1e-20
 _MAX_REASON_CHARS = 400
 
 
@@ -20,14 +23,26 @@ def prompt_payload(reply: Message) -> bytes:
     return payload
 
 
-def reported_counts(reply: Message) -> dict[str, int]:
-    """Return the counts that a client reported, nothing of a report that cannot be one."""
+def reported_counts(reply: Message) -> dict[str, int | float]:
+    """Return the counts that a client reported, nothing of a report that cannot be one.
+
+    A noisy count, which may be negative or above the number of questions, comes with its ``noise-variance``.
+    """
     record = reply.content.get("metrics")
     if not isinstance(record, MetricRecord):
         return {}
-    counts = {key: value for key in _COUNTS if isinstance(value := record.get(key), int)}
+    counts: dict[str, int | float] = {key: v for key in _COUNTS if isinstance(v := record.get(key), int)}
+    epsilon, slack = record.get("noise-epsilon"), 0.0
+    if isinstance(epsilon, int | float) and 0.01 <= epsilon <= 100:
+        slack = _TAIL / epsilon
+        counts["noise-variance"] = noise_variance(epsilon)
     total = counts.get("num-examples", -1)
-    return counts if 0 <= counts.get("correct", 0) <= total else {}
+    return counts if total >= 0 and -slack <= counts.get("correct", 0) <= total + slack else {}
+
+
+def noise_variance(epsilon: float) -> float:
+    """Return the variance of a noisy count, 2a / (1 - a)^2 with a = e^-epsilon."""
+    return 0.5 / math.sinh(epsilon / 2) ** 2
 
 
 def plain(reason: str | None) -> str:

@@ -25,18 +25,27 @@ def render_summary(summary: Mapping[str, Any]) -> str:
     for column in ("accuracy", "95 % interval", "questions"):
         table.add_column(column, justify="right")
     for method, row in summary["accuracy"].items():
-        cells = (
-            (f"{row['value']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}", str(row["n"]))
-            if row
-            else ("left out", "", "")
-        )
-        table.add_row(_TITLES.get(method, method), *cells)
+        table.add_row(_TITLES.get(method, method), *_accuracy_cells(row))
     out = io.StringIO()
     console = Console(file=out, width=100)
     console.print(table)
-    for line in (*_privacy_lines(summary["privacy"]), *_cost_lines(summary)):
+    for line in (*_noise_lines(summary["accuracy"]), *_privacy_lines(summary["privacy"]), *_cost_lines(summary)):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     return out.getvalue().rstrip()
+
+
+def _accuracy_cells(row: Mapping[str, Any] | None) -> tuple[str, str, str]:
+    if row is None:
+        return "left out", "", ""
+    if row["value"] is None:
+        return "not reported", "", "0"
+    return f"{row['value']:.1%}", f"{row['low']:.1%} to {row['high']:.1%}", str(row["n"])
+
+
+def _noise_lines(accuracies: Mapping[str, Any]) -> list[str]:
+    noise = max((row.get("noise", 0.0) for row in accuracies.values() if row), default=0.0)
+    text = f"counts of right answers are noisy (standard deviation {noise:.1f} questions); the intervals include that"
+    return [text] if noise else []
 
 
 def _privacy_lines(privacy: Mapping[str, Any] | None) -> list[str]:

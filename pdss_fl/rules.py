@@ -15,7 +15,7 @@ def one_of(*values: str) -> Any:
     return {"check": lambda v: v in values, "expected": "one of " + ", ".join(values)}
 
 
-def within(low: int, high: int) -> Any:
+def within(low: float, high: float) -> Any:
     """Return a rule for ``checked``: the value lies between these, both included."""
     return {"check": lambda v: low <= v <= high, "expected": f"{low} to {high}"}
 

@@ -17,11 +17,13 @@ from flwr.serverapp import Grid, ServerApp
 from pdss_fl.config import BUILT_IN_DATA, LLMSettings, RunSettings
 from pdss_fl.direct import Offer
 from pdss_fl.errors import PdssError, PolicyRefusal, QuorumLost
+from pdss_fl.journal import Journal
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.logs import configure_logging
 from pdss_fl.messages import GenerationSettings
 from pdss_fl.report import render_summary
 from pdss_fl.results import RunDirectory, accuracy, privacy_summary, versions, weakest
+from pdss_fl.resume import RunName, unfinished_run
 from pdss_fl.strategy import StepByStepDistillation
 from pdss_fl.tracking import TENSORBOARD, Callback, Callbacks, TensorBoard
 
@@ -60,30 +62,52 @@ def run_comparison(grid: Grid, settings: RunSettings, run_id: int, callbacks: Se
     str
         Absolute path of the run directory.
     """
-    directory = RunDirectory(settings.run_directory(run_id))
-    directory.write("settings.json", settings.flat())
+    name, directory = _open_run(settings, run_id)
     own = [TensorBoard(directory.path / TENSORBOARD)] if settings.tracking == TENSORBOARD else []
-    tracking = Callbacks([*callbacks, *own])
+    try:
+        _compare(grid, settings, run_id, name, directory, Callbacks([*callbacks, *own]))
+    finally:
+        directory.close()
+    return str(directory.path)
+
+
+def _compare(
+    grid: Grid, settings: RunSettings, run_id: int, name: RunName, directory: RunDirectory, tracking: Callbacks
+) -> None:
     started = time.monotonic()
     generator = load_generator(settings.llm, settings.data.source, run_id) if _needs_llm(settings) else None
     load_seconds = time.monotonic() - started
     _wait_for_clients(grid, settings.min_available_nodes, settings.perturb_timeout)
+    journal = Journal(directory.path / "journal.jsonl")
     strategies: dict[str, StepByStepDistillation] = {}
     outcome: dict[str, Any] = {}
     for method in settings.method_names:
         logger.info("method %s starts", method)
-        strategies[method] = _strategy(generator, method, settings, run_id)
+        strategies[method] = _strategy(generator, method, settings, run_id, name, journal)
         strategies[method].on_metrics = tracking.on_metrics
         outcome[method] = _run_method(grid, strategies[method], settings)
         # Written after every method, so that one that fails takes nothing of the others with it.
-        directory.append_metrics(strategies[method].client_metrics)
+        directory.write_metrics(row for strategy in strategies.values() for row in strategy.client_metrics)
         claims = {m: [vars(s) for s in strategy.statements.values()] for m, strategy in strategies.items()}
         directory.write("privacy.json", {"statements": claims})
         summary = _summary(outcome, strategies, generator, load_seconds)
         directory.write("summary.json", summary)
     tracking.on_end(summary)
+    directory.write("run.json", {"name": name.text, "ended": True})
     print(render_summary(summary), flush=True)
-    return str(directory.path)
+
+
+def _open_run(settings: RunSettings, run_id: int) -> tuple[RunName, RunDirectory]:
+    """Return the name and directory of the run to resume, or of a new one."""
+    if settings.resume:
+        name, path = unfinished_run(settings)
+        logger.info("goes on with %s", path.name)
+        return name, RunDirectory(path)
+    name, directory = RunName.new(run_id), RunDirectory(settings.run_directory(run_id))
+    (directory.path / "journal.jsonl").unlink(missing_ok=True)
+    directory.write("settings.json", settings.flat())
+    directory.write("run.json", {"name": name.text, "ended": False})
+    return name, directory
 
 
 def load_generator(llm: LLMSettings, data_source: str = BUILT_IN_DATA, run_id: int = 0) -> RationaleGenerator:
@@ -138,7 +162,12 @@ def _wait_for_clients(grid: Grid, wanted: int, timeout: float) -> None:
 
 
 def _strategy(
-    generator: RationaleGenerator | None, method: str, settings: RunSettings, run_id: int
+    generator: RationaleGenerator | None,
+    method: str,
+    settings: RunSettings,
+    run_id: int,
+    name: RunName,
+    journal: Journal,
 ) -> StepByStepDistillation:
     generation = GenerationSettings(max_new_tokens=settings.llm.max_new_tokens)
     return StepByStepDistillation(
@@ -146,6 +175,8 @@ def _strategy(
         method=method,
         generation=generation,
         offer=_offers(settings.llm, generation, run_id) if settings.llm.channel == "direct" else None,
+        run=name,
+        journal=journal,
         quorum=settings.quorum,
         perturb_timeout=settings.perturb_timeout,
         fraction_train=settings.fraction_train,
@@ -160,7 +191,9 @@ def _offers(llm: LLMSettings, generation: GenerationSettings, run_id: int) -> Ca
     return lambda node: Offer(llm.address, make(node) if make else "", generation)
 
 
-def _run_method(grid: Grid, strategy: StepByStepDistillation, settings: RunSettings) -> dict[str, float | int] | None:
+def _run_method(
+    grid: Grid, strategy: StepByStepDistillation, settings: RunSettings
+) -> dict[str, float | int | None] | None:
     """Return the accuracy of one method, or ``None`` where no client takes part in it."""
     if strategy.method == "untrained":
         metrics = strategy.evaluate_only(grid, settings.distill_timeout)
@@ -175,8 +208,8 @@ def _run_method(grid: Grid, strategy: StepByStepDistillation, settings: RunSetti
             logger.warning("dss, the bound without privacy, is left out: the clients' policies do not allow it")
             return None
         metrics = result.evaluate_metrics_clientapp.get(settings.num_server_rounds)
-    total = int(metrics["num-examples"]) if metrics else 0  # type: ignore[arg-type]
-    return accuracy(int(metrics["correct"]), total) if total and metrics else None  # type: ignore[arg-type]
+    sums: dict[str, Any] = dict(metrics or {})
+    return accuracy(sums.get("correct", 0), sums.get("num-examples", 0), sums.get("noise-variance", 0.0))
 
 
 def _summary(

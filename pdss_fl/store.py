@@ -1,4 +1,7 @@
-"""A client's own files: what was asked, what came back, and the small models; never sent anywhere."""
+"""A client's own files: what was asked, what came back, and the small models; never sent anywhere.
+
+Every step leaves its result in one atomic step, so that a client that died at any point goes on from there.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +19,8 @@ from typing import Any
 from filelock import FileLock
 
 from pdss_fl.errors import StoreError
+
+_ROUND = "round.txt"
 
 
 class ClientStore:
@@ -37,8 +43,13 @@ class ClientStore:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             with tempfile.TemporaryFile(dir=directory):
                 pass
+            (directory / "training").mkdir(exist_ok=True)
         except OSError as err:
             raise _unwritable(err) from None
+
+    def busy(self, action: str) -> FileLock:
+        """Return a lock for the time of an action, so that a resumed run waits for what its first start began."""
+        return FileLock(self.directory / f"{action}.lock")
 
     def slm_directory(self, method: str) -> Path:
         """Return where the small model of a method is kept, in Hugging Face format."""
@@ -59,6 +70,32 @@ class ClientStore:
         """Tell whether a round's prompts were sent already, so that a retry sends them in the same order."""
         return self._asked_path(method, server_round).exists()
 
+    def save_plan(self, method: str, server_round: int, plan: dict[str, Any] | None) -> None:
+        """Remember what a round is about to charge and send; ``None`` forgets it."""
+        path = self._plan_path(method, server_round)
+        if plan is not None:
+            self._write(path, plan)
+        else:
+            path.unlink(missing_ok=True)
+
+    def load_plan(self, method: str, server_round: int) -> dict[str, Any] | None:
+        """Return what a round that was interrupted was about to send, else ``None``."""
+        path = self._plan_path(method, server_round)
+        return dict(self._read(path)) if path.exists() else None
+
+    def save_evaluation(self, method: str, server_round: int, counts: dict[str, Any]) -> None:
+        """Remember what was reported of a method's small model after a round."""
+        self._write(self.directory / "evaluations" / f"{_name(method)}-{server_round}.json", counts)
+
+    def load_evaluation(self, method: str, server_round: int) -> dict[str, Any] | None:
+        """Return what was reported of a method's small model after a round, else ``None``."""
+        path = self.directory / "evaluations" / f"{_name(method)}-{server_round}.json"
+        return dict(self._read(path)) if path.exists() else None
+
+    def checkpoint(self, method: str, server_round: int) -> Path:
+        """Return where a training that is under way keeps its last checkpoint."""
+        return self.directory / "training" / f"{_name(method)}-{server_round}"
+
     def save_metrics(self, method: str, server_round: int, metrics: dict[str, Any]) -> None:
         """Remember that a round was distilled, and what was reported of it."""
         self._write(self._metrics_path(method, server_round), metrics)
@@ -68,18 +105,36 @@ class ClientStore:
         path = self._metrics_path(method, server_round)
         return dict(self._read(path)) if path.exists() else None
 
-    def save_slm(self, method: str, save: Callable[[Path], None]) -> None:
-        """Let ``save`` write a method's small model, and put it into place whole."""
+    def save_slm(self, method: str, save: Callable[[Path], None], server_round: int = 0) -> None:
+        """Let ``save`` write a method's small model, and put it into place whole, with the round it comes from."""
         final = self.slm_directory(method)
+        new, old = _beside(final)
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=final.parent) as scratch:
-                save(Path(scratch) / "new")
-                if final.exists():
-                    final.rename(Path(scratch) / "old")
-                (Path(scratch) / "new").rename(final)
+            shutil.rmtree(new, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+            save(new)
+            (new / _ROUND).write_text(str(server_round))
+            _sync_files(new)
+            if final.exists():
+                final.rename(old)
+            new.rename(final)
+            shutil.rmtree(old, ignore_errors=True)
         except OSError as err:
             raise _unwritable(err) from None
+
+    def has_slm(self, method: str) -> bool:
+        """Tell whether there is a small model of a method; one that a crash left between two names is put back."""
+        final = self.slm_directory(method)
+        new, old = _beside(final)
+        if not final.exists() and old.exists():  # the new one was whole before the old one was moved
+            new.rename(final)
+        shutil.rmtree(old, ignore_errors=True)
+        return final.exists()
+
+    def slm_round(self, method: str) -> int:
+        """Return after which round a method's small model was saved; 0 if there is none."""
+        return int(self._read(self.slm_directory(method) / _ROUND)) if self.has_slm(method) else 0
 
     def save_rationales(self, method: str, rationales: dict[str, dict[str, Any]]) -> None:
         """Add decoded rationales by example key to those of earlier rounds."""
@@ -93,6 +148,9 @@ class ClientStore:
 
     def _asked_path(self, method: str, server_round: int) -> Path:
         return self.directory / "asked" / f"{_name(method)}-{server_round}.json"
+
+    def _plan_path(self, method: str, server_round: int) -> Path:
+        return self.directory / "asked" / f"{_name(method)}-{server_round}-plan.json"
 
     def _metrics_path(self, method: str, server_round: int) -> Path:
         return self.directory / "metrics" / f"{_name(method)}-{server_round}.json"
@@ -112,6 +170,16 @@ class ClientStore:
             write_atomically(path, json.dumps(content, ensure_ascii=False))
         except OSError as err:
             raise _unwritable(err) from None
+
+
+def _beside(final: Path) -> tuple[Path, Path]:
+    return final.with_name(f".{final.name}-new"), final.with_name(f".{final.name}-old")
+
+
+def _sync_files(directory: Path) -> None:
+    for path in directory.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -11,26 +11,21 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
 
+from pdss_fl.asking import ask
 from pdss_fl.direct import DirectReport, Offer
 from pdss_fl.errors import MessageError, QuorumLost
+from pdss_fl.journal import Journal
 from pdss_fl.llm.protocol import RationaleGenerator
-from pdss_fl.messages import (
-    GenerationSettings,
-    PerturbedPrompt,
-    PrivacyStatement,
-    PromptBatch,
-    Rationale,
-    RationaleBatch,
-)
+from pdss_fl.messages import GenerationSettings, PromptBatch, RationaleBatch
 from pdss_fl.replies import plain, prompt_payload, reported_counts
-from pdss_fl.usage import Progress, Usage
+from pdss_fl.resume import RunName
+from pdss_fl.rounds import MethodState, begun_with
 
 logger = logging.getLogger("pdss_fl.strategy")
 
@@ -58,6 +53,10 @@ class StepByStepDistillation(FedAvg):
         Seconds to wait for perturbed prompts.
     offer : Callable[[int], Offer] | None (default: None)
         Makes a node's way to the LLM server; turns the direct channel on, in which ``generator`` is not asked.
+    run : RunName | None (default: None)
+        Under which clients keep their files; without one a run cannot be resumed.
+    journal : Journal | None (default: None)
+        Keeps what this run has done: no whole round of it is done again, no answered prompt sent to the LLM again.
     fraction_train, fraction_evaluate : float
         As in ``FedAvg``.
 
@@ -84,6 +83,8 @@ class StepByStepDistillation(FedAvg):
         quorum: int = 1,
         perturb_timeout: float = 600.0,
         offer: Callable[[int], Offer] | None = None,
+        run: RunName | None = None,
+        journal: Journal | None = None,
         fraction_train: float = 1.0,
         fraction_evaluate: float = 1.0,
     ) -> None:
@@ -100,12 +101,14 @@ class StepByStepDistillation(FedAvg):
         self.quorum = quorum
         self.perturb_timeout = perturb_timeout
         self.offer = offer
-        self.usage = Usage()
-        self.statements: dict[int, PrivacyStatement] = {}
-        self.client_metrics: list[dict[str, str | int]] = []
+        self.run = run
+        self.journal = journal
+        self._state = MethodState.restored(journal, method)
+        self._whole = frozenset(self._state.results)  # rounds of an earlier start, which are not done again
+        self.usage, self.statements = self._state.usage, self._state.statements
+        self.client_metrics = self._state.client_metrics
         self.failure_codes: set[int] = set()
         self.on_metrics: Callable[[str, int, str, Mapping[str, float]], None] | None = None
-        self._trained: set[int] = set()
         self._sent: list[Message] = []
         self._sent_at = time.monotonic()
 
@@ -117,13 +120,15 @@ class StepByStepDistillation(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Collect perturbed prompts and address the LLM's answers to their clients, or send them to the LLM."""
-        node_ids, _ = sample_nodes(grid, self.min_available_nodes, self._sample_size(grid, self.fraction_train))
+        if server_round in self._whole:
+            return []
+        node_ids = self._sample(grid, server_round)
         config = self._config(config, server_round)
         if self.method == STANDALONE or self.offer is not None:
             contents = self._orders(node_ids, config)
         else:
             batches = self._collect_prompts(grid, node_ids, config, server_round)
-            answers = self._write_rationales(batches)
+            answers = self._write_rationales(batches, server_round)
             contents = {
                 node: RecordDict({"config": config, "rationales": ConfigRecord({"payload": batch.serialize()})})
                 for node, batch in answers.items()
@@ -134,8 +139,10 @@ class StepByStepDistillation(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Keep what clients reported; there are no weights to average."""
+        if server_round in self._whole:
+            return None, None
         answered = self._answered("distill", self._sent, replies)
-        self._trained |= set(answered)
+        self._state.trained |= set(answered)
         if self.offer is not None and self.method != STANDALONE:
             self._note_reports(answered)
         return None, self._aggregate("distill", server_round, answered)
@@ -144,27 +151,45 @@ class StepByStepDistillation(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask clients to evaluate the method's small model on their own held-out questions."""
+        if server_round in self._whole:
+            return []
         node_ids, _ = sample_nodes(grid, self.min_available_nodes, self._sample_size(grid, self.fraction_evaluate))
-        if self.method != UNTRAINED:  # a client that has not trained has nothing to evaluate
-            node_ids = [node for node in node_ids if node in self._trained]
+        # A client that has not trained has nothing to evaluate.
+        node_ids = sorted(node for node in node_ids if self.method == UNTRAINED or node in self._state.trained)
         content = RecordDict({"config": self._config(config, server_round)})
         return self._remember(_requests(dict.fromkeys(node_ids, content), "evaluate", server_round))
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Add up right answers and questions over the clients."""
-        answered = self._answered("evaluate", self._sent, replies)
-        return self._aggregate("evaluate", server_round, answered)
+        """Add up right answers and questions over the clients; the round is whole then."""
+        if server_round not in self._whole:
+            answered = self._answered("evaluate", self._sent, replies)
+            total = self._aggregate("evaluate", server_round, answered)
+            self._state.keep(self.journal, self.method, server_round, dict(total))
+        return MetricRecord(self._state.results[server_round])
 
     def evaluate_only(self, grid: Grid, timeout: float) -> MetricRecord | None:
         """Evaluate without training, for the untrained model."""
         requests = list(self.configure_evaluate(0, ArrayRecord(), ConfigRecord(), grid))
         return self.aggregate_evaluate(0, grid.send_and_receive(requests, timeout=timeout))
 
+    def _sample(self, grid: Grid, server_round: int) -> list[int]:
+        """Return the clients of a round: those it began with before it was interrupted, if all of them are there."""
+        begun = begun_with(self.journal, self.method, server_round, list(grid.get_node_ids()))
+        if begun is not None:
+            return begun
+        nodes, _ = sample_nodes(grid, self.min_available_nodes, self._sample_size(grid, self.fraction_train))
+        if self.journal is not None:
+            self.journal.add("sample", method=self.method, round=server_round, nodes=sorted(nodes))
+        return sorted(nodes)
+
     def _sample_size(self, grid: Grid, fraction: float) -> int:
         return max(int(len(list(grid.get_node_ids())) * fraction), self.quorum)
 
     def _config(self, config: ConfigRecord, server_round: int) -> ConfigRecord:
-        return ConfigRecord({**config, "method": self.method, "server-round": server_round})
+        config = ConfigRecord({**config, "method": self.method, "server-round": server_round})
+        if self.run is not None:
+            self.run.add_to(config)
+        return config
 
     def _remember(self, requests: list[Message]) -> list[Message]:
         self._sent, self._sent_at = requests, time.monotonic()
@@ -196,41 +221,27 @@ class StepByStepDistillation(FedAvg):
         self.usage.add_seconds("perturb", started)
         return batches
 
-    def _write_rationales(self, batches: Mapping[int, PromptBatch]) -> dict[int, RationaleBatch]:
+    def _write_rationales(self, batches: Mapping[int, PromptBatch], server_round: int) -> dict[int, RationaleBatch]:
         """Let the LLM answer the prompts of all clients together; leave out a client whose prompts it refuses."""
         if self.generator is None:
             raise ValueError(f"method {self.method!r} needs a generator")
         started = time.monotonic()
         logger.info("LLM: %d prompts of %d clients", sum(len(b.prompts) for b in batches.values()), len(batches))
+        scope = f"{self.method}/{server_round}/"
         try:
-            answers = self._ask(self.generator, batches)
+            answers = ask(self.generator, batches, self.generation, self.journal, scope)
         except MessageError:
             answers = {}
             for node, batch in batches.items():
                 try:
-                    answers |= self._ask(self.generator, {node: batch})
+                    answers |= ask(self.generator, {node: batch}, self.generation, self.journal, scope)
                 except MessageError as err:
                     logger.warning("client %d left out: the LLM refuses its prompts: %s", node, err.public)
             self._check_quorum("query.perturb", len(answers))
+        self.usage.prompts += sum(len(batch.rationales) for batch in answers.values())
+        self.usage.tokens += sum(rationale.tokens for batch in answers.values() for rationale in batch.rationales)
         self.usage.add_seconds("llm", started)
         return answers
-
-    def _ask(self, generator: RationaleGenerator, batches: Mapping[int, PromptBatch]) -> dict[int, RationaleBatch]:
-        """Put the prompts of some clients into one request and take the answers apart again."""
-        owners = [(node, prompt.ordinal) for node, batch in batches.items() for prompt in batch.prompts]
-        prompts = (prompt for batch in batches.values() for prompt in batch.prompts)
-        weakest = max((b.privacy for b in batches.values()), key=lambda p: p.epsilon_per_token)
-        request = PromptBatch(tuple(PerturbedPrompt(i, p.question, p.choices) for i, p in enumerate(prompts)), weakest)
-        written: dict[int, list[Rationale]] = {node: [] for node in batches}
-        progress = Progress(len(owners))
-        for rationale in generator.generate(request, self.generation):
-            node, ordinal = owners[rationale.ordinal]
-            written[node].append(replace(rationale, ordinal=ordinal))
-            self.usage.tokens += rationale.tokens
-            progress.one_more()
-        self.usage.prompts += len(owners)
-        model = generator.info.model
-        return {node: RationaleBatch(tuple(rows), model) for node, rows in written.items()}
 
     def _note_reports(self, answered: Mapping[int, Message]) -> None:
         """Keep what clients tell of prompts that they sent to the LLM themselves."""
@@ -244,9 +255,9 @@ class StepByStepDistillation(FedAvg):
                 self.usage.prompts += report.prompts
                 self.usage.tokens += report.tokens
 
-    def _aggregate(self, phase: str, server_round: int, answered: Mapping[int, Message]) -> MetricRecord | None:
+    def _aggregate(self, phase: str, server_round: int, answered: Mapping[int, Message]) -> MetricRecord:
         self.usage.add_seconds(phase, self._sent_at)
-        total = {"num-examples": 0}
+        total: dict[str, int | float] = {"num-examples": 0}
         for node, reply in answered.items():
             metrics = reported_counts(reply)
             self.client_metrics.append(

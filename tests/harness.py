@@ -105,8 +105,8 @@ def context(node_id: int, node_config: dict[str, Any], run_config: dict[str, Any
 
 
 def node(directory: Path, data_path: Path, **policy: Any) -> dict[str, Any]:
-    """Return a complete node config with files of its own below ``directory``."""
-    limits = {"max-epsilon-per-token": 100.0, "max-epsilon-per-example": 1e6}
+    """Return a complete node config with files of its own below ``directory``; its ledger holds prompts only."""
+    limits = {"max-epsilon-per-token": 100.0, "max-epsilon-per-example": 1e6, "metrics": "full"}
     return {"state-dir": str(directory), "data-path": str(data_path), **limits, **policy}
 
 

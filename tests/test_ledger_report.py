@@ -10,6 +10,7 @@ import pytest
 from pdss_fl.errors import StoreError
 from pdss_fl.ledger_report import describe_ledger
 from pdss_fl.privacy import Charge, Ledger
+from pdss_fl.privacy.counts import TEST_SPLIT
 
 ADA, BOB = "a" * 64, "b" * 64
 
@@ -87,6 +88,15 @@ def test_a_damaged_file_is_shown_up_to_the_damage(path: Path) -> None:
     assert "bbbb" not in shown
     path.write_bytes(b"")
     assert "DAMAGED: 4 of the 4 lines are gone" in describe_ledger(path)
+
+
+def test_noisy_counts_are_shown_apart(path: Path) -> None:
+    without = describe_ledger(path)
+    Ledger(path, 300.0).charge([charge(TEST_SPLIT, 1.0, recipe=f"geometric {i}") for i in range(3)])
+    shown = describe_ledger(path).splitlines()
+    (added,) = (line for line in shown if line.startswith("counts"))
+    assert "epsilon 3 of each question of the test split, in 3 noisy counts" in added
+    assert [line for line in shown if line != added] == without.splitlines()
 
 
 def test_it_only_reads(path: Path) -> None:

@@ -35,7 +35,7 @@ def test_infinity_becomes_null_and_the_file_stays_json(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "run")
     path = directory.write("privacy.json", privacy_summary(statement(math.inf, "none")))
     assert json.loads(path.read_text())["epsilon_per_token"] is None
-    directory.append_metrics([{"loss": math.nan, "n": 3}, {"n": 4}])
+    directory.write_metrics([{"loss": math.nan, "n": 3}, {"n": 4}])
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert rows == [{"loss": None, "n": 3}, {"n": 4}]
 

@@ -1,0 +1,62 @@
+"""Asking the LLM for what has not been answered yet, for the strategy and for clients on the direct channel."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from pdss_fl.journal import Journal, digest_of
+from pdss_fl.llm.protocol import RationaleGenerator
+from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch, RationaleBatch
+from pdss_fl.usage import Progress
+
+_Owner = TypeVar("_Owner", bound=Hashable)
+
+
+def ask(
+    generator: RationaleGenerator,
+    batches: Mapping[_Owner, PromptBatch],
+    settings: GenerationSettings,
+    journal: Journal | None,
+    scope: str = "",
+) -> dict[_Owner, RationaleBatch]:
+    """Put the unanswered prompts of some owners into one request, and return all answers by owner.
+
+    A rationale that the journal holds is never asked for again; a new one is in the journal before anything is
+    done with it.
+
+    Parameters
+    ----------
+    generator : RationaleGenerator
+        The LLM; not called if everything is answered.
+    batches : Mapping[Owner, PromptBatch]
+        At least one, each with prompts.
+    settings : GenerationSettings
+        How the LLM is asked to write.
+    journal : Journal | None
+        Keeps answers; ``None`` keeps none.
+    scope : str (default: "")
+        Answers are shared within a scope only, so that each method and round asks for itself.
+
+    Raises
+    ------
+    MessageError
+        If the LLM refuses the prompts.
+    """
+    names = {owner: f"{scope}{digest_of(batch)}" for owner, batch in batches.items()}
+    found = {owner: journal.answers(name) if journal else {} for owner, name in names.items()}
+    open_ = [(owner, p) for owner, batch in batches.items() for p in batch.prompts if p.ordinal not in found[owner]]
+    if open_:
+        weakest = max((b.privacy for b in batches.values()), key=lambda p: p.epsilon_per_token)
+        prompts = tuple(PerturbedPrompt(i, p.question, p.choices) for i, (_, p) in enumerate(open_))
+        progress = Progress(len(open_))
+        for rationale in generator.generate(PromptBatch(prompts, weakest), settings):
+            owner, prompt = open_[rationale.ordinal]
+            answer = replace(rationale, ordinal=prompt.ordinal)
+            if journal:
+                journal.add_answer(names[owner], answer)
+            found[owner][answer.ordinal] = answer
+            progress.one_more()
+    model = generator.info.model
+    return {owner: RationaleBatch(tuple(rows.values()), model) for owner, rows in found.items()}

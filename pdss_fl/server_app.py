@@ -133,6 +133,7 @@ def _strategy(
         offer=_offers(settings.llm, generation, run_id) if settings.llm.channel == "direct" else None,
         quorum=settings.quorum,
         perturb_timeout=settings.perturb_timeout,
+        max_prompts=settings.data.train_examples,
         fraction_train=settings.fraction_train,
     )
 

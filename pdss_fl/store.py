@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from pdss_fl.errors import StoreError
 
@@ -78,7 +79,7 @@ class ClientStore:
                 if final.exists():
                     final.rename(Path(scratch) / "old")
                 (Path(scratch) / "new").rename(final)
-        except OSError as err:
+        except (OSError, SafetensorError) as err:  # the latter where the disk is full while weights are written
             raise _unwritable(err) from None
 
     def save_rationales(self, method: str, rationales: dict[str, dict[str, Any]]) -> None:
@@ -151,7 +152,7 @@ def _name(method: str) -> str:
     return method
 
 
-def _unwritable(err: OSError) -> StoreError:
+def _unwritable(err: Exception) -> StoreError:
     return StoreError(
         "this node's state-dir cannot be written: free space, correct its permissions, or name another one",
         str(err),

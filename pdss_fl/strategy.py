@@ -22,6 +22,7 @@ from pdss_fl.direct import DirectReport, Offer
 from pdss_fl.errors import MessageError, QuorumLost
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.messages import (
+    MAX_PROMPTS,
     GenerationSettings,
     PerturbedPrompt,
     PrivacyStatement,
@@ -56,6 +57,8 @@ class StepByStepDistillation(FedAvg):
         failing clients are named in the log and left out of the round otherwise.
     perturb_timeout : float (default: 600.0)
         Seconds to wait for perturbed prompts.
+    max_prompts : int (default: MAX_PROMPTS)
+        A client that sends more than it can have been asked for is left out, so that none floods the LLM.
     offer : Callable[[int], Offer] | None (default: None)
         Makes a node's way to the LLM server; turns the direct channel on, in which ``generator`` is not asked.
     fraction_train, fraction_evaluate : float
@@ -81,6 +84,7 @@ class StepByStepDistillation(FedAvg):
         generation: GenerationSettings | None = None,
         quorum: int = 1,
         perturb_timeout: float = 600.0,
+        max_prompts: int = MAX_PROMPTS,
         offer: Callable[[int], Offer] | None = None,
         fraction_train: float = 1.0,
         fraction_evaluate: float = 1.0,
@@ -97,6 +101,7 @@ class StepByStepDistillation(FedAvg):
         self.generation = generation or GenerationSettings()
         self.quorum = quorum
         self.perturb_timeout = perturb_timeout
+        self.max_prompts = max_prompts
         self.offer = offer
         self.usage = Usage()
         self.statements: dict[int, PrivacyStatement] = {}
@@ -185,7 +190,7 @@ class StepByStepDistillation(FedAvg):
         batches: dict[int, PromptBatch] = {}
         for node, reply in self._answered("query.perturb", requests, replies).items():
             try:
-                batches[node] = PromptBatch.parse(prompt_payload(reply))
+                batches[node] = PromptBatch.parse(prompt_payload(reply), self.max_prompts)
             except MessageError as err:
                 logger.warning("client %d left out of round %d: %s", node, server_round, err.public)
         self._check_quorum("query.perturb", len(batches))

@@ -188,7 +188,7 @@ class Federation:
         home.mkdir(parents=True, exist_ok=True)
         (home / "config.toml").write_text(
             f'[superlink]\ndefault = "hospital"\n\n[superlink.hospital]\naddress = "{self.superlink_address}"\n'
-            f'root-certificates = "{self.folder / "ca" / "ca.crt"}"\n'
+            f'root-certificates = "{self.folder / "superlink" / "ca.crt"}"\n'
         )
 
 

@@ -50,6 +50,19 @@ class Party:
                 start_new_session=True,
             )  # fmt: skip
 
+    def keep_starting(self, text: str, seconds: float) -> None:
+        """Start the process until it says a text, again each time that it ends first, as a supervisor does.
+
+        After a crash a SuperLink takes a SuperNode for connected for another minute and refuses a second one.
+        """
+        deadline, since = time.monotonic() + seconds, len(self.text())
+        while text not in self.text()[since:]:
+            if self._process is None or self.code is not None:
+                self.start()
+            if time.monotonic() > deadline:
+                raise self._trouble(f"did not say {text!r} in {seconds:g} s")
+            time.sleep(2.0)
+
     def stop(self) -> None:
         """Ask the process and all that it started to end, and make sure of it."""
         self._end(signal.SIGTERM)

@@ -1,15 +1,12 @@
 """Faults of a deployed federation, with real processes: what dies, lies, is late or has no room.
 
 One federation of nine hospitals carries three runs one after the other: the ServerApp is killed; hospitals
-misbehave and are killed in each phase; the LLM server is away. Where the machine allows it, each party has a
-network namespace.
+misbehave and are killed in each phase; the LLM server is away.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,67 +15,24 @@ from pathlib import Path
 import psutil
 import pytest
 
-from examples.deployment.federation import Federation, Outcome, outcome
+from examples.deployment.federation import Outcome, outcome
 from examples.deployment.network import Network
 from examples.deployment.parties import Party
-from pdss_fl.privacy.ledger_file import read_ledger
+from tests.deployment.scene import CANARY, EXAMPLES, LONG, QUESTIONS, Scene, play
 
-ROOT = Path(__file__).parent.parent.parent
-CANARY = "zanzibarqx4471993"
 GOOD, SMALL, DISTILL, EVALUATE, SLOW, FAIL, GARBAGE, ORDINALS, FLOOD = (f"hospital-{n}" for n in range(1, 10))
-LIARS = {FAIL: "fail", GARBAGE: "garbage", ORDINALS: "ordinals", FLOOD: "flood"}
 HONEST = (GOOD, SMALL, DISTILL, EVALUATE)
-EXAMPLES, QUESTIONS = 4, 20
-SETTINGS = [
-    "methods='pdss'", f"data.train-examples={EXAMPLES}", f"data.test-examples={QUESTIONS}", "distill.steps=2",
-    "slm.hidden-size=32", "slm.layers=1", "llm.max-new-tokens=4",
-]  # fmt: skip
-LONG = 200.0
-
-
-@dataclass
-class Scene:
-    """The federation and what its runs left to look at."""
-
-    federation: Federation
-    app: Path
-
-    def home(self, hospital: str) -> Path:
-        return self.federation.folder / hospital
-
-    def trouble(self, hospital: str, **phases: str) -> None:
-        (self.home(hospital) / "trouble.json").write_text(json.dumps(phases))
-
-    def charges(self, hospital: str) -> int:
-        """Number of releases in a hospital's ledger, of which none is there twice."""
-        found = read_ledger(self.home(hospital) / "state" / "ledger.jsonl")
-        assert not found.trouble
-        assert len({(line["example"], line["recipe"]) for line in found.lines}) == len(found.lines)
-        return len(found.lines)
-
-    def submit(self, epsilon: float, timeout: float) -> Party:
-        limits = [f"perturb-timeout={timeout}", f"distill-timeout={timeout}", f"privacy.epsilon={epsilon}"]
-        return self.federation.submit([*SETTINGS, *limits], self.app)
-
-    def kill_and_restart(self, hospital: str, phase: str) -> None:
-        """Kill a hospital that has done the work of a phase and not told anybody."""
-        reached = self.home(hospital) / f"reached-{phase}"
-        deadline = time.monotonic() + LONG
-        while not reached.exists():
-            assert time.monotonic() < deadline, f"{hospital} never came to {phase}"
-            time.sleep(0.1)
-        party = self.federation.hospitals[hospital]
-        party.kill()
-        self.trouble(hospital)
-        party.start()
+LIARS = {FAIL: "fail", GARBAGE: "garbage", ORDINALS: "ordinals", FLOOD: "flood"}
+KILLED = {SMALL: "perturb", DISTILL: "distill", EVALUATE: "evaluate"}
 
 
 @dataclass
 class Runs:
     """How the three runs went, and the charges in the honest hospitals' ledgers after each."""
 
-    after_kill: dict[str, int]
+    killed: Outcome
     killed_status: str
+    after_kill: dict[str, int]
     troubled: Outcome
     after_trouble: dict[str, int]
     away: Outcome
@@ -87,20 +41,8 @@ class Runs:
 
 @pytest.fixture(scope="module")
 def scene(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    folder = tmp_path_factory.mktemp("federation")
-    app = _troubled_app(folder / "app")
-    options = ["--model", str(tiny), "--adapter", ""]
-    network = None if Network.trouble() else Network()
-    federation = Federation(folder / "parties", app, 9, options, network)
-    scene = Scene(federation, app)
-    for hospital in federation.names:
-        (scene.home(hospital) / "data.jsonl").write_text(_data())
-    unmount = _small_disk(federation, SMALL)
-    try:
-        with federation:
-            yield scene
-    finally:
-        unmount()
+    with play(tmp_path_factory.mktemp("federation"), tiny, small_disk=SMALL) as scene:
+        yield scene
 
 
 @pytest.fixture(scope="module")
@@ -108,93 +50,135 @@ def runs(scene: Scene) -> Runs:
     for hospital, trouble in LIARS.items():
         scene.trouble(hospital, perturb=trouble)
     scene.trouble(SLOW, perturb="fail")
-    seconds, status = _kill_the_server_app(scene)
+    killed, seconds = kill_the_server_app(scene)
     after_kill = {name: scene.charges(name) for name in HONEST}
-    troubled = _trouble(scene, 1.5 * seconds + 12)
+    troubled = misbehave(scene, 1.5 * seconds + 12)
     after_trouble = {name: scene.charges(name) for name in HONEST}
-    away = _llm_away(scene)
+    killed.wait(LONG)  # Flower takes a minute to notice
+    status = scene.status(killed.text())
+    away = ask_without_an_llm(scene)
     after_away = {name: scene.charges(name) for name in HONEST}
-    return Runs(after_kill, status, troubled, after_trouble, away, after_away)
+    return Runs(outcome(killed), status, after_kill, troubled, after_trouble, away, after_away)
 
 
-def _kill_the_server_app(scene: Scene) -> tuple[float, str]:
-    """Kill it when prompts have come and the LLM is away; return the trip's seconds and the run's status."""
-    party = scene.submit(7, LONG)
-    party.wait_for("method pdss starts", LONG)
-    started = time.monotonic()
-    scene.federation.llm.kill()
-    party.wait_for("LLM: ", LONG, party.text().index("method pdss starts"))
-    seconds = time.monotonic() - started
+def kill_the_server_app(scene: Scene) -> tuple[Party, float]:
+    """Kill it when prompts have come and the LLM is away; return its run and the seconds of a trip to all clients."""
+    run, seconds = _until_the_llm_is_missed(scene, 7)
     for process in psutil.Process(scene.federation.superlink.pid).children(recursive=True):
         if "flwr-serverapp" in " ".join(process.cmdline()):
             process.kill()
-    party.wait(LONG)
+    since = len(scene.federation.llm.text())
     scene.federation.llm.start()
-    (run,) = json.loads(scene.federation.flwr("list", "hospital", "--format", "json"))["runs"]
-    return seconds, run["status"]
+    scene.federation.llm.wait_for("serving ", LONG, since)
+    return run, seconds
 
 
-def _trouble(scene: Scene, timeout: float) -> Outcome:
+def misbehave(scene: Scene, timeout: float) -> Outcome:
+    """Run with liars and a slow hospital, and kill one hospital in each phase."""
     (scene.home(SLOW) / "seconds").write_text(str(timeout + 5))
     scene.trouble(SLOW, perturb="slow")
-    for hospital, phase in ((SMALL, "perturb"), (DISTILL, "distill"), (EVALUATE, "evaluate")):
+    for hospital, phase in KILLED.items():
         scene.trouble(hospital, **{phase: "hang"})
-    scene.federation.llm.wait_for("serving ", LONG)
-    party = scene.submit(6, timeout)
-    for hospital, phase in ((SMALL, "perturb"), (DISTILL, "distill"), (EVALUATE, "evaluate")):
+    run = scene.submit(6, timeout)
+    for hospital, phase in KILLED.items():
         scene.kill_and_restart(hospital, phase)
-    party.wait(LONG)
+    run.wait(LONG)
     scene.trouble(SLOW, perturb="fail")
-    return outcome(party)
+    for restart in scene.restarts:
+        restart.result()
+    return outcome(run)
 
 
-def _llm_away(scene: Scene) -> Outcome:
-    party = scene.submit(6, LONG)
-    party.wait_for("method pdss starts", LONG)
-    scene.federation.llm.kill()
-    party.wait_for("LLM: ", LONG, party.text().index("method pdss starts"))
+def ask_without_an_llm(scene: Scene) -> Outcome:
+    """Run while the LLM server is away when it is wanted, and comes back later."""
+    run, _ = _until_the_llm_is_missed(scene, 6)
     time.sleep(5)  # the strategy asks in vain meanwhile
     scene.federation.llm.start()
-    party.wait(LONG)
-    return outcome(party)
+    run.wait(LONG)
+    return outcome(run)
 
 
-def _troubled_app(folder: Path) -> Path:
-    """A copy of the app with another ClientApp."""
-    folder.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "pdss_fl", folder / "pdss_fl", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(Path(__file__).with_name("troubled.py"), folder / "pdss_fl")
-    project = folder / "pyproject.toml"
-    project.write_text(project.read_text().replace("pdss_fl.client_app:app", "pdss_fl.troubled:app"))
-    return folder
+def _until_the_llm_is_missed(scene: Scene, epsilon: float) -> tuple[Party, float]:
+    run = scene.submit(epsilon, LONG)
+    run.wait_for("method pdss starts", LONG)
+    started = time.monotonic()
+    scene.federation.llm.kill()
+    run.wait_for("LLM: ", LONG, run.text().index("method pdss starts"))
+    return run, time.monotonic() - started
 
 
-def _data() -> str:
-    words = ("time", "people", "water", "house")
-    rows = [
-        {"question": f"{CANARY} has which {words[i % 4]} {i}?", "choices": [*words, CANARY], "answer": words[i % 4]}
-        for i in range(EXAMPLES + QUESTIONS)
-    ]
-    return "\n".join(map(json.dumps, rows))
+def lines(run: Outcome, what: str) -> str:
+    """The lines of a run that say something."""
+    return "\n".join(line for line in run.text.splitlines() if what in line)
 
 
-def _small_disk(federation: Federation, hospital: str):
-    """Give a hospital's state 64 kB: enough for its ledger, too little for a small model; return the way back."""
-    state = federation.folder / hospital / "state"
-    state.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(state)]
-    if subprocess.run(mount, capture_output=True).returncode == 0:
-        return lambda: subprocess.run(["umount", str(state)], check=True)
-    party = federation.hospitals[hospital]  # not root: no file of its processes grows beyond this
-    party.command = ["prlimit", "--fsize=100000", *party.command]
-    return lambda: None
+def answered(run: Outcome) -> int:
+    """Questions that were counted in a run's result."""
+    assert run.directory is not None, run.text
+    return int(json.loads((run.directory / "summary.json").read_text())["accuracy"]["pdss"]["n"])
 
 
-def test_dump(runs: Runs, scene: Scene) -> None:
-    import pickle
+def test_a_killed_server_app_ends_the_run_as_failed_and_the_next_run_works(runs: Runs) -> None:
+    assert runs.killed.directory is None
+    assert runs.killed_status.startswith("finished:failed")
+    assert runs.after_kill == dict.fromkeys(HONEST, EXAMPLES)
+    assert runs.troubled.directory is not None
 
-    open("/tmp/runs.pickle", "wb").write(pickle.dumps(runs))
-    shutil.copytree(scene.federation.folder, "/tmp/faults", dirs_exist_ok=True)
-    Path("/tmp/ids").write_text(json.dumps({n: scene.federation.node_id(n) for n in scene.federation.names}))
+
+def test_the_good_hospital_has_a_result_and_everybody_else_is_named_with_the_reason(scene: Scene, runs: Runs) -> None:
+    assert answered(runs.troubled) == QUESTIONS
+    assert "LLM: 12 prompts of 3 clients" in runs.troubled.text
+    for hospital, reason in (
+        (SLOW, "query.perturb: {}did not answer in time or was lost"),
+        (SMALL, "query.perturb: {}"),
+        (FAIL, "query.perturb: {}failed (code 100): the client failed; its own log says where"),
+        (GARBAGE, "{}left out of round 1: the prompt batch of 300 bytes is truncated or damaged"),
+        (ORDINALS, "{}left out of round 1: the prompt batch has 4 ordinals between 4 and 7"),
+        (FLOOD, f"{{}}left out of round 1: the prompt batch holds 40000 prompts; at most {EXAMPLES} are accepted"),
+        (DISTILL, "distill: {}"),
+        (EVALUATE, "evaluate: {}"),
+    ):
+        assert reason.format(scene.node(hospital)) in lines(runs.troubled, scene.node(hospital)), hospital
+    for hospital in (SMALL, DISTILL, EVALUATE):
+        told = lines(runs.troubled, scene.node(hospital))
+        assert "did not answer in time or was lost" in told or "failed (code 5)" in told
+    assert scene.node(GOOD) not in runs.troubled.text
+
+
+def test_what_was_killed_is_back_in_the_next_run_and_the_llm_server_may_be_away(scene: Scene, runs: Runs) -> None:
+    assert "LLM: 16 prompts of 4 clients" in runs.away.text
+    assert "LLM: 16 of 16 prompts answered" in runs.away.text
+    assert answered(runs.away) == 3 * QUESTIONS
+    for hospital in (GOOD, DISTILL, EVALUATE):
+        assert scene.node(hospital) not in runs.away.text
+
+
+def test_a_full_disk_is_named_and_takes_nobody_else_with_it(scene: Scene, runs: Runs) -> None:
+    told = lines(runs.away, scene.node(SMALL))
+    assert "distill: " in told
+    assert "failed (code 107): this node's state-dir cannot be written: free space" in told
+
+
+def test_no_fault_loses_a_charge_or_charges_twice(runs: Runs) -> None:
+    assert runs.after_trouble == dict.fromkeys(HONEST, 2 * EXAMPLES), "another epsilon is another release"
+    assert runs.after_away == runs.after_trouble, "what was charged in a run that died is sent again for nothing"
+
+
+def test_no_raw_text_is_on_the_servers_side(scene: Scene, runs: Runs) -> None:
+    assert CANARY in (scene.home(FAIL) / "data.jsonl").read_text()
+    folders = [scene.federation.folder / name for name in ("superlink", "submitter", "llm")]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert {"superlink.log", "llm.log", "run-2.log", "state.db", "summary.json"} <= {path.name for path in files}
+    for path in files:
+        assert CANARY.encode() not in path.read_bytes(), path
+
+
+def test_in_its_namespace_a_hospital_sees_the_superlink_and_nobody_else(scene: Scene, runs: Runs) -> None:
+    network = scene.federation.network
+    if network is None:
+        assert Network.trouble(), "the machine allows namespaces, so they are used"
+        return
+    for hospital in scene.federation.names:
+        assert network.visible_from(hospital) == ["superlink"]
+    assert network.visible_from("superlink") == ["llm", *scene.federation.names], "the walls are not a broken cable"
+    assert network.visible_from("llm") == ["superlink"]

@@ -17,12 +17,16 @@ from collections.abc import Sequence
 # Says of each address whether anything came back: a connection, or the refusal of a port that is not open.
 _PROBE = """
 import errno, socket, sys
-for address in sys.argv[1:]:
+from concurrent.futures import ThreadPoolExecutor
+
+def probe(address):
     host, _, port = address.rpartition(":")
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        code = probe.connect_ex((host, int(port)))
-    print({0: "open", errno.ECONNREFUSED: "closed"}.get(code, "nothing"))
+    with socket.socket() as caller:
+        caller.settimeout(1.0)
+        return {0: "open", errno.ECONNREFUSED: "closed"}.get(caller.connect_ex((host, int(port))), "nothing")
+
+with ThreadPoolExecutor(max_workers=64) as pool:
+    print(*pool.map(probe, sys.argv[1:]))
 """
 _CLOSED_PORT = 9
 

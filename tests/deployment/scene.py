@@ -24,7 +24,7 @@ SETTINGS = [
     "methods='pdss'", f"data.train-examples={EXAMPLES}", f"data.test-examples={QUESTIONS}", "distill.steps=2",
     "slm.hidden-size=32", "slm.layers=1", "llm.max-new-tokens=4",
 ]  # fmt: skip
-LONG = 240.0
+LONG = 400.0
 
 
 @dataclass
@@ -110,7 +110,7 @@ def _data() -> str:
     words = ("time", "people", "water", "house")
     rows = [
         {"question": f"{CANARY} has which {words[i % 4]} {i}?", "choices": [*words, CANARY], "answer": words[i % 4]}
-        for i in range(EXAMPLES + QUESTIONS)
+        for i in range(4 * QUESTIONS)  # a quarter is held out
     ]
     return "\n".join(map(json.dumps, rows))
 

@@ -16,6 +16,7 @@ from cryptography import x509
 from examples.deployment.credentials import make_certificate, prepare
 from examples.deployment.network import Network
 
+pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).parent.parent.parent
 COMMAND = [sys.executable, "-m", "examples.deployment", "run", "--short"]
 

@@ -52,14 +52,14 @@ def test_ctrl_c_ends_every_process(tiny: Path, tmp_path: Path) -> None:
         [*COMMAND, "--folder", tmp_path, "--llm", tiny], cwd=ROOT, stderr=subprocess.DEVNULL
     ) as party:
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while not list(tmp_path.glob("hospital-*/hospital-*.log")):
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
             assert len(processes_of(tmp_path)) > 3
         finally:
             party.send_signal(signal.SIGINT)
-        assert party.wait(60) != 0
+        assert party.wait(300) != 0
     assert not processes_of(tmp_path)
 
 

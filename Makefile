@@ -12,11 +12,12 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup run test browser lint format proto bench reproduce reproduce-ablation clean
+.PHONY: help setup run deployment test browser lint format proto bench reproduce reproduce-ablation clean
 
 help:
 	@echo "make setup      virtual environment in .venv, packages, the bundled LLM"
 	@echo "make run        the whole comparison: two simulated clients, one LLM, one table (ARGS=... for pdss run)"
+	@echo "make deployment a federation with TLS and authenticated nodes as real processes (ARGS=--short, --namespaces)"
 	@echo "make test       all tests (ARGS=... for pytest)"
 	@echo "make lint       ruff, mypy, freshness of the generated code"
 	@echo "make bench      speed, as ratios measured in one run"
@@ -37,6 +38,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 run: setup
 	@$(BIN)/pdss run $(ARGS)
+
+deployment: setup
+	@$(BIN)/python -m examples.deployment run $(ARGS)
 
 test: setup browser
 	$(BIN)/python -m pytest $(ARGS)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections import deque
@@ -16,24 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 from pdss_fl.errors import SettingError
 from pdss_fl.logs import LOG_PREFIX
+from pdss_fl.processes import end, flower_environment, free_port, program
 
 _CONNECTION = "pdss"
 _RAY_PREFIX = re.compile(r"^(\x1b\[\d+m)?\(ClientAppActor[^)]*\)(\x1b\[0m)? ")
 _START_SECONDS = 60.0
-_QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "PYTHONUNBUFFERED": "1",
-    "PYTHONWARNINGS": "ignore::FutureWarning",
-    "RAY_DEDUP_LOGS": "0",
-}
 
 
 def run_simulation(app: Path, run_config: Sequence[str], clients: int, home: Path | None = None) -> Path:
@@ -59,7 +45,7 @@ def run_simulation(app: Path, run_config: Sequence[str], clients: int, home: Pat
     if not (app / "pyproject.toml").is_file():
         raise SettingError(f"--app = {str(app)!r} holds no pyproject.toml: name the Flower app's folder")
     with _flower_home(home) as flower_home, _superlink(flower_home) as environment:
-        command = [_program("flwr"), "run", str(app), _CONNECTION, "--stream"]
+        command = [program("flwr"), "run", str(app), _CONNECTION, "--stream"]
         command += ["--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1"]
         overrides = list(run_config)
         if not any("min-available-nodes" in override for override in run_config):
@@ -112,15 +98,13 @@ def _flower_home(home: Path | None) -> Iterator[Path]:
 @contextmanager
 def _superlink(home: Path) -> Iterator[dict[str, str]]:
     """Start a SuperLink on a free port, yield the environment that reaches it, end it with its children."""
-    port = _free_port()
-    # Flower's commands start each other by name, also where the environment is not activated.
-    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    environment = {**os.environ, **_QUIET, "FLWR_HOME": str(home), "PATH": search}
+    port = free_port()
+    environment = flower_environment(home)
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "{_CONNECTION}"\n\n[superlink.{_CONNECTION}]\n'
         f'address = "127.0.0.1:{port}"\ninsecure = true\n'
     )
-    command = [_program("flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1"]
+    command = [program("flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--isolation", "subprocess"]
     log_path = home / "superlink.log"
     with open(log_path, "w") as log:
@@ -130,7 +114,7 @@ def _superlink(home: Path) -> Iterator[dict[str, str]]:
         _wait_for_port(port, process, log_path)
         yield environment
     finally:
-        _end(process)
+        end(process)
 
 
 def _wait_for_port(port: int, process: subprocess.Popen[bytes], log_path: Path) -> None:
@@ -144,32 +128,3 @@ def _wait_for_port(port: int, process: subprocess.Popen[bytes], log_path: Path) 
         time.sleep(0.2)
     tail = "".join(log_path.read_text(errors="replace").splitlines(keepends=True)[-5:])
     raise SettingError("Flower's SuperLink did not start; is another one being started?", tail)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process that this one started, and everything that it started."""
-    try:
-        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
-    except psutil.NoSuchProcess:
-        return
-    for member in family:
-        if member.is_running():
-            member.send_signal(signal.SIGTERM)
-    _, alive = psutil.wait_procs(family, timeout=10)
-    for member in alive:
-        member.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _program(name: str) -> str:
-    """Return a command of this Python's own environment."""
-    beside = Path(sys.executable).with_name(name)
-    path = str(beside) if beside.exists() else shutil.which(name)
-    if path is None:
-        raise SettingError(f"the command {name!r} is not installed beside this Python: run make setup")
-    return path

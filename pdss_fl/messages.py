@@ -133,19 +133,19 @@ class PromptBatch:
         return _within_size(self.to_proto().SerializeToString(), "prompt batch")
 
     @classmethod
-    def parse(cls, data: bytes) -> PromptBatch:
-        """Check and convert received bytes; raises ``MessageError``."""
+    def parse(cls, data: bytes, max_prompts: int = MAX_PROMPTS) -> PromptBatch:
+        """Check and convert received bytes of at most ``max_prompts`` prompts; raises ``MessageError``."""
         message = pb.PerturbedPromptBatch()
         _decode(message, data, "prompt batch")
-        return cls.from_proto(message)
+        return cls.from_proto(message, max_prompts)
 
     @classmethod
-    def from_proto(cls, message: pb.PerturbedPromptBatch) -> PromptBatch:
+    def from_proto(cls, message: pb.PerturbedPromptBatch, max_prompts: int = MAX_PROMPTS) -> PromptBatch:
         """Check and convert a decoded message; raises ``MessageError``."""
         _check_version(message.schema_version, "prompt batch")
-        if len(message.prompts) > MAX_PROMPTS:
+        if len(message.prompts) > max_prompts:
             raise MessageError(
-                f"the prompt batch holds {len(message.prompts)} prompts; at most {MAX_PROMPTS} are accepted"
+                f"the prompt batch holds {len(message.prompts)} prompts; at most {max_prompts} are accepted"
             )
         _check_ordinals([p.ordinal for p in message.prompts], len(message.prompts), "prompt batch")
         for prompt in message.prompts:

@@ -179,6 +179,7 @@ def _strategy(
         journal=journal,
         quorum=settings.quorum,
         perturb_timeout=settings.perturb_timeout,
+        max_prompts=settings.data.train_examples,
         fraction_train=settings.fraction_train,
     )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from pdss_fl.errors import StoreError
 
@@ -120,7 +121,7 @@ class ClientStore:
                 final.rename(old)
             new.rename(final)
             shutil.rmtree(old, ignore_errors=True)
-        except OSError as err:
+        except (OSError, SafetensorError) as err:  # the latter where the disk is full while weights are written
             raise _unwritable(err) from None
 
     def has_slm(self, method: str) -> bool:
@@ -219,7 +220,7 @@ def _name(method: str) -> str:
     return method
 
 
-def _unwritable(err: OSError) -> StoreError:
+def _unwritable(err: Exception) -> StoreError:
     return StoreError(
         "this node's state-dir cannot be written: free space, correct its permissions, or name another one",
         str(err),

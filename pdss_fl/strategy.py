@@ -22,7 +22,7 @@ from pdss_fl.direct import DirectReport, Offer
 from pdss_fl.errors import MessageError, QuorumLost
 from pdss_fl.journal import Journal
 from pdss_fl.llm.protocol import RationaleGenerator
-from pdss_fl.messages import GenerationSettings, PromptBatch, RationaleBatch
+from pdss_fl.messages import MAX_PROMPTS, GenerationSettings, PromptBatch, RationaleBatch
 from pdss_fl.replies import plain, prompt_payload, reported_counts
 from pdss_fl.resume import RunName
 from pdss_fl.rounds import MethodState, begun_with
@@ -51,6 +51,8 @@ class StepByStepDistillation(FedAvg):
         failing clients are named in the log and left out of the round otherwise.
     perturb_timeout : float (default: 600.0)
         Seconds to wait for perturbed prompts.
+    max_prompts : int (default: MAX_PROMPTS)
+        A client that sends more than it can have been asked for is left out, so that none floods the LLM.
     offer : Callable[[int], Offer] | None (default: None)
         Makes a node's way to the LLM server; turns the direct channel on, in which ``generator`` is not asked.
     run : RunName | None (default: None)
@@ -82,6 +84,7 @@ class StepByStepDistillation(FedAvg):
         generation: GenerationSettings | None = None,
         quorum: int = 1,
         perturb_timeout: float = 600.0,
+        max_prompts: int = MAX_PROMPTS,
         offer: Callable[[int], Offer] | None = None,
         run: RunName | None = None,
         journal: Journal | None = None,
@@ -100,6 +103,7 @@ class StepByStepDistillation(FedAvg):
         self.generation = generation or GenerationSettings()
         self.quorum = quorum
         self.perturb_timeout = perturb_timeout
+        self.max_prompts = max_prompts
         self.offer = offer
         self.run = run
         self.journal = journal
@@ -213,7 +217,7 @@ class StepByStepDistillation(FedAvg):
         batches: dict[int, PromptBatch] = {}
         for node, reply in self._answered("query.perturb", requests, replies).items():
             try:
-                batches[node] = PromptBatch.parse(prompt_payload(reply))
+                batches[node] = PromptBatch.parse(prompt_payload(reply), self.max_prompts)
             except MessageError as err:
                 logger.warning("client %d left out of round %d: %s", node, server_round, err.public)
         self._check_quorum("query.perturb", len(batches))

@@ -66,10 +66,10 @@ class RemoteGenerator:
         Allow plain text to another machine; never with a token.
     token : Callable[[], str] | None (default: None)
         Gives the bearer token of a call, asked anew for each.
-    retries : int (default: 12)
+    retries : int (default: 40)
         How often in a row a broken connection may bring nothing before the batch is given up. The pauses
-        grow to ten seconds at most. A server that says that it is busy, loading or stopping is
-        asked again until the timeout.
+        grow to ten seconds at most, so a server may well be away for a minute or two. One that says that it
+        is busy, loading or stopping is asked again until the timeout.
     backoff : float (default: 0.5)
         Seconds of the first pause at most.
 
@@ -87,7 +87,7 @@ class RemoteGenerator:
         tls: ClientTls | None = None,
         insecure: bool = False,
         token: Callable[[], str] | None = None,
-        retries: int = 12,
+        retries: int = 40,
         backoff: float = 0.5,
     ) -> None:
         self._address, self._timeout, self._token, self._retries = address, timeout, token, retries

@@ -1,0 +1,1 @@
+"""A federation of three hospitals on real SuperLinks and SuperNodes; README.md is its runbook."""

@@ -4,7 +4,8 @@ Run from the repository's root: ``python tests/benchmarks/bench_scheduler.py [--
 turns in every round, so that what else the machine does falls on all of them; ratios are of medians.
 ``generate`` answers a sixteenth of the prompts one at a time, and a batch of each size. The bare model is one whole
 batch that neither grows nor shrinks, its prompts read before; the scheduler's own forward passes are all that it does
-for the prompts, reading included. Then come what bfloat16 changes, 64 callers at a time, and the memory of 10,000 requests to a tiny model.
+for the prompts, reading included. Then come what bfloat16 changes, 64 callers at a time, and the memory of 10,000
+requests to a tiny model.
 """
 
 from __future__ import annotations

@@ -132,10 +132,10 @@ class LLMSettings:
     named in the ServerApp's environment, since every node receives these settings.
 
     From ``base_url`` on for ``backend = "openai"`` only, with ``model`` as the endpoint names it; ``insecure`` allows
-    plain ``http`` off loopback there. A prompt that
-    might lead beyond ``max_run_tokens`` (read and written) or ``max_run_cost`` (in the unit of the prices, which
-    are for a million tokens) is not sent and gets an empty rationale; 0 means no limit. There is no setting for the
-    API key: see ``pdss_fl.llm.endpoint.api_key``.
+    plain ``http`` off loopback there. A prompt that might lead beyond ``max_run_tokens`` (read and written) or
+    ``max_run_cost`` (in the unit of the prices, which are for a million tokens) is not sent and gets an empty
+    rationale; 0 means no limit. There is no setting for the API key: see
+    ``pdss_fl.llm.endpoint.api_key``.
     """
 
     backend: str = _setting("local", one_of("local", "grpc", "openai"))

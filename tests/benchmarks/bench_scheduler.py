@@ -1,11 +1,11 @@
 """The scheduler beside its peers: ``generate`` as transformers does it, and the bare model. Prints ratios.
 
-Run from the repository's root: ``python tests/benchmarks/bench_scheduler.py [--quick] [--compile]``. All ways take
+Run from the repository's root: ``python tests/benchmarks/bench_scheduler.py [--quick]``. All ways take
 turns in every round, so that what else the machine does falls on all of them; ratios are of medians.
 ``generate`` answers a sixteenth of the prompts one at a time, and a batch of each size. The bare model is one whole
 batch that neither grows nor shrinks, its prompts read before; the scheduler's own forward passes are all that it does
-for the prompts, reading included. ``--compile`` adds the bare model compiled, which takes minutes of a C++ compiler.
-Then come what bfloat16 changes, 64 callers at a time, and the memory of 10,000 requests to a tiny model.
+for the prompts, reading included. Then come what bfloat16 changes, 64 callers at a time, and the memory of 10,000
+requests to a tiny model.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from tests.benchmarks.replay import record, replay
 from tests.llm.helpers import make_llama, make_tokenizer
 
 QUICK = "--quick" in sys.argv
-COMPILE = "--compile" in sys.argv
 ROUNDS = 1 if QUICK else 3
 NEW_TOKENS = 48
 STATIC_ROWS = (32,) if QUICK else (32, 64, 128)
@@ -164,13 +163,6 @@ def compare_speed() -> Scheduler:
         ways[f"generate, {dtype}, {rows} at a time"] = lambda rows=rows, chosen=chosen: counted(  # type: ignore[misc]
             generate(same, tokenizer, chosen, rows)
         )
-    if COMPILE:
-        compiled = peer(dtype)[0]
-        compiled.forward = torch.compile(compiled.forward, dynamic=True)
-        ways["bare model, compiled"] = bare(compiled, 280)
-        started = time.perf_counter()
-        ways["bare model, compiled"]()
-        print(f"compiled in {time.perf_counter() - started:.0f} s")
     print(f"{len(PROMPTS)} prompts, {NEW_TOKENS} new tokens at most, {dtype}, {torch.get_num_threads()} threads")
     speed = measure(ways)
     best = max(value for name, value in speed.items() if name.endswith("at a time") and "one at" not in name)

@@ -25,6 +25,7 @@ from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy import BLANK, Ledger
 from pdss_fl.release import Perturber, release_prompts, resend_prompts, stored_payload, word_pairs
 from pdss_fl.slm.decoder import DecodeRequest, InContextDecoder, align, keep_rationales
+from pdss_fl.slm.encoder_decoder import TrainedDecoder, load_encoder_decoder
 from pdss_fl.slm.evaluate import evaluate
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
 from pdss_fl.slm.trainer import TrainingItem, TrainSettings, train
@@ -207,6 +208,8 @@ class DistillationClient:
             DecodeRequest(e, _said(p["question"]), tuple(filter(None, map(_said, p["choices"]))), text)
             for e, p, text in zip(examples, payloads, texts, strict=True)
         ]
+        if decoder == "trained":
+            return TrainedDecoder(load_encoder_decoder(self.settings.encoder_decoder.model)).decode(requests)
         return InContextDecoder(self._load_slm("untrained")).decode(requests)
 
     def _load_slm(self, method: str) -> SmallModel:

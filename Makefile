@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup run test lint format proto bench reproduce reproduce-everyday reproduce-ablation reproduce-real clean
+.PHONY: help setup run test lint format proto bench reproduce reproduce-everyday reproduce-ablation reproduce-decoding reproduce-real clean
 
 help:
 	@echo "make setup      virtual environment in .venv, packages, the bundled LLM"
@@ -23,6 +23,7 @@ help:
 	@echo "make reproduce  every figure of the README; its parts:"
 	@echo "make reproduce-everyday   does it help: all methods over epsilon, paired seeds (ARGS=--quick)"
 	@echo "make reproduce-ablation   what carries the gain"
+	@echo "make reproduce-decoding   does the rationale contribute, or does the decoder answer by itself"
 	@echo "make reproduce-real       real questions (DATA=folder)"
 	@echo "make proto      regenerate pdss_fl/proto from proto/"
 
@@ -73,6 +74,9 @@ reproduce-everyday: setup
 
 reproduce-ablation: setup
 	@$(BIN)/python -m pdss_fl.reproduce.ablation $(ARGS)
+
+reproduce-decoding: setup
+	@$(BIN)/python -m pdss_fl.reproduce.decoding $(ARGS)
 
 reproduce-real: setup
 	@test -n "$(DATA)" || { echo "DATA names no folder: make reproduce-real DATA=DIR"; exit 1; }

@@ -152,8 +152,9 @@ def lessons_of(groups: WordGroups, words: Sequence[str], pairs: PairSettings) ->
     known = [word for word in words if word != BLANK]
 
     def lesson(quadruple: Quadruple, random: Random) -> Lesson:
-        swap = _swap(quadruple, groups, known, random)
-        document = tuple(swap.get(word, word) for word in quadruple.words)
+        swap, empty = _swap(quadruple, groups, known, random), random.random() < _NO_DOCUMENT
+        # What is written without a document is what public prompts as they are lead to.
+        document = quadruple.words if empty else tuple(swap.get(word, word) for word in quadruple.words)
         # Of two coin flips one is for all words of a document: a prefix tells what is to follow.
         heads = random.random() < 0.5
         target = groups.canonical(document) if heads else [groups.like(word, random) for word in document]
@@ -161,7 +162,7 @@ def lessons_of(groups: WordGroups, words: Sequence[str], pairs: PairSettings) ->
         back = [(word, other) for word, other in swap.items()]
         question = align(quadruple.public.example.question, back)
         return Lesson(
-            () if random.random() < _NO_DOCUMENT else document, tuple(target), _request(quadruple, question),
+            () if empty else document, tuple(target), _request(quadruple, question),
             align(quadruple.rationale, back),
         )  # fmt: skip
 

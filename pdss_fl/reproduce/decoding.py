@@ -1,4 +1,4 @@
-"""Does the perturbed rationale contribute, or does the client's decoder just answer by itself?
+"""Whether the perturbed rationale contributes, or the client's decoder just answers by itself.
 
 Run ``make reproduce-decoding``. Questions of the built-in private split are released once under a mechanism and
 answered once by the LLM. Each decoder then decodes with the rationale that came back, with one that came back for

@@ -98,5 +98,5 @@ def test_private_examples_hold_no_public_type() -> None:
 
 
 def test_a_path_without_data_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="--public names no .jsonl file"):
+    with pytest.raises(DataError, match=r"--public names no \.jsonl file"):
         public_from_path(tmp_path / "none", [])

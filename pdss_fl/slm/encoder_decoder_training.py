@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -20,18 +20,19 @@ from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
 from pdss_fl.data.public import PublicExample, require_public
-from pdss_fl.errors import SettingError, StoreError
-from pdss_fl.slm.collator import Row, collate, encode_row
+from pdss_fl.errors import SettingError
+from pdss_fl.slm.checkpoint import Checkpoint, Progress, fingerprint
+from pdss_fl.slm.collator import Row, encode_row
 from pdss_fl.slm.decoder import DecodeRequest
 from pdss_fl.slm.encoder_decoder import decoder_prompt, encoder_prompt
-from pdss_fl.slm.loss import LABEL, RATIONALE, multi_task_loss
+from pdss_fl.slm.loss import LABEL, RATIONALE, weighted_loss
 from pdss_fl.slm.model import SmallModel
+from pdss_fl.slm.packing import keeps_texts_apart, pack
 
 ENCODER, DECODER = LABEL, RATIONALE
-"""The tasks of ``multi_task_loss`` that the two families are."""
+"""The tasks of ``weighted_loss`` that the two families are."""
 
 _MAX_GRAD_NORM = 1.0
-_SAVE_EVERY = 100
 _EMBEDDING_SCALE = 3.0  # times what random ones have, so that training moves words within what they are near to
 
 
@@ -90,6 +91,7 @@ class EncoderDecoderTraining:
     learning_rate: float = 2e-3
     encoder_weight: float = 0.5
     seed: int = 0
+    checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
         if not 0 < self.encoder_weight <= 1:
@@ -98,13 +100,6 @@ class EncoderDecoderTraining:
             raise SettingError(f"--steps = {self.steps}, --batch-size = {self.batch_size}: set both to at least 1")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise SettingError(f"--learning-rate = {self.learning_rate}: set it above 0, for example 0.002")
-
-
-def encoder_decoder_loss(
-    logits: Tensor, labels: Tensor, task: Tensor, encoder_weight: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the mixed loss, the encoder's and the decoder's; arguments as of ``multi_task_loss``."""
-    return multi_task_loss(logits, labels, task, 1 - encoder_weight)
 
 
 def lesson_rows(slm: SmallModel, lesson: Lesson) -> tuple[Row, Row]:
@@ -123,7 +118,7 @@ def train_encoder_decoder(
     checkpoint: Path | None = None,
     on_step: Callable[[int, float, float], None] | None = None,
 ) -> tuple[float, float]:
-    """Train a small model in place and return the last hundred steps' mean losses of encoder and decoder.
+    """Train a small model in place and return the mean losses of encoder and decoder over all steps.
 
     Parameters
     ----------
@@ -136,8 +131,8 @@ def train_encoder_decoder(
     settings : EncoderDecoderTraining
         How to train.
     checkpoint : Path | None (default: None)
-        A file that is written every hundred steps, replaced at once; where it exists, training goes on from it. The
-        caller names it by everything that the training depends on.
+        A file that keeps where the training stands, as in ``pdss_fl.slm.trainer.train``; the caller names it by the
+        quadruples and by what makes lessons of them.
     on_step : Callable[[int, float, float], None] | None (default: None)
         Called after each step with its number, from 1, and both losses.
 
@@ -147,8 +142,6 @@ def train_encoder_decoder(
         If something else than a ``Quadruple`` of a ``PublicExample`` is among them.
     SettingError
         If there is none, or the loss stops being finite.
-    StoreError
-        If the checkpoint is damaged.
     """
     for quadruple in quadruples:
         if type(quadruple) is not Quadruple:
@@ -158,11 +151,11 @@ def train_encoder_decoder(
         raise SettingError("--public: there is nothing to train on")
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(settings.seed)
-        slm.model.train()
         try:
-            return _optimise(slm, quadruples, lessons, settings, checkpoint, on_step)
+            done = _optimise(slm, quadruples, lessons, settings, checkpoint, on_step)
         finally:
             slm.model.train(False)
+    return done.label_sum / settings.steps, done.rationale_sum / settings.steps
 
 
 def _optimise(
@@ -170,70 +163,37 @@ def _optimise(
     quadruples: Sequence[Quadruple],
     lessons: Lessons,
     settings: EncoderDecoderTraining,
-    checkpoint: Path | None,
+    file: Path | None,
     on_step: Callable[[int, float, float], None] | None,
-) -> tuple[float, float]:
+) -> Progress:
     accelerator = Accelerator()
-    optimizer = torch.optim.AdamW(slm.model.parameters(), lr=settings.learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(slm.model.parameters(), lr=settings.learning_rate, weight_decay=0.01, fused=True)
     schedule = get_cosine_schedule_with_warmup(optimizer, settings.steps // 20, settings.steps)
-    model, prepared = accelerator.prepare(slm.model, optimizer)
-    state = _State(slm, optimizer, schedule, checkpoint)
-    losses = state.load()
-    for step in range(state.step + 1, settings.steps + 1):
+    parts = {"model": slm.model, "optimizer": optimizer, "schedule": schedule}
+    checkpoint = Checkpoint(file, fingerprint(slm.model, [], repr(settings)), parts) if file else None
+    done = checkpoint.read() if checkpoint else Progress()
+    several = keeps_texts_apart(slm)
+    _, prepared = accelerator.prepare(slm.model.train(), optimizer)
+    for step in range(done.step + 1, settings.steps + 1):
         random = Random(f"{settings.seed} {step}")  # not of earlier steps, so that a resumed run draws the same
         drawn = [lessons(random.choice(quadruples), random) for _ in range(settings.batch_size)]
-        rows = [row for lesson in drawn for row in lesson_rows(slm, lesson)]
-        batch = collate(rows, slm.tokenizer.pad_token_id, accelerator.device)
-        loss, *each = encoder_decoder_loss(*batch.run(model), batch.task, settings.encoder_weight)
+        packed = pack(slm, [lesson_rows(slm, lesson) for lesson in drawn], several)
+        loss, encoder, decoder = weighted_loss(*packed.token_losses(slm.model), 1 - settings.encoder_weight)
         if not math.isfinite(loss.item()):
             raise SettingError(f"--learning-rate = {settings.learning_rate}: the loss of step {step} is not finite")
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), _MAX_GRAD_NORM)
+        accelerator.clip_grad_norm_(slm.model.parameters(), _MAX_GRAD_NORM)
         prepared.step()
         schedule.step()
         prepared.zero_grad()
-        losses = [*losses[-_SAVE_EVERY + 1 :], (each[0].item(), each[1].item())]
+        done.step = step
+        done.label_sum += encoder.item()
+        done.rationale_sum += decoder.item()
+        if checkpoint and step % settings.checkpoint_every == 0:
+            checkpoint.write(done)
         if on_step is not None:
-            on_step(step, *losses[-1])
-        if step % _SAVE_EVERY == 0 or step == settings.steps:
-            state.save(step, losses)
-    encoder, decoder = (sum(column) / len(losses) for column in zip(*losses, strict=True))
-    return encoder, decoder
-
-
-class _State:
-    """Everything that the next step depends on, in one file."""
-
-    def __init__(self, slm: SmallModel, optimizer: Any, schedule: Any, path: Path | None) -> None:
-        self.slm, self.optimizer, self.schedule, self.path, self.step = slm, optimizer, schedule, path, 0
-
-    def load(self) -> list[tuple[float, float]]:
-        """Take up what was saved, and return the last losses; nothing happens without a file."""
-        if self.path is None or not self.path.is_file():
-            return []
-        try:
-            saved = torch.load(self.path, weights_only=True)
-            self.slm.model.load_state_dict(saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.schedule.load_state_dict(saved["schedule"])
-            torch.set_rng_state(saved["random"])
-            self.step = saved["step"]
-        except Exception as err:  # torch has no common base for what a damaged file can raise
-            raise StoreError("the checkpoint is damaged; remove it to start anew", f"{self.path}: {err}") from None
-        return [cast(tuple[float, float], tuple(pair)) for pair in saved["losses"]]
-
-    def save(self, step: int, losses: Sequence[tuple[float, float]]) -> None:
-        """Write the state beside the file and put it in its place."""
-        if self.path is None:
-            return
-        fresh = self.path.with_suffix(".new")
-        content = {
-            "model": self.slm.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(), "random": torch.get_rng_state(), "step": step,
-            "losses": [list(pair) for pair in losses],
-        }  # fmt: skip
-        torch.save(content, fresh)
-        fresh.replace(self.path)
+            on_step(step, encoder.item(), decoder.item())
+    return done
 
 
 def start_from_embeddings(slm: SmallModel, words: Sequence[str], embeddings: Tensor) -> None:

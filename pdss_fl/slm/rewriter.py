@@ -9,21 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from pdss_fl.privacy import BLANK
-from pdss_fl.slm.collator import Row, collate, encode_prompt
+from pdss_fl.privacy.rewriting import Rewriter
+from pdss_fl.slm.collator import Row, batch_of, encode_prompt
 from pdss_fl.slm.encoder_decoder import encoder_prompt, load_encoder_decoder, manifest_of
 from pdss_fl.slm.loss import LABEL
 from pdss_fl.slm.model import SmallModel
-
-Rewriter = Callable[[Tensor | None, Tensor], Tensor]
-"""``rewriter(documents, prefixes)``: documents (B, n) ids, or ``None`` for no document; prefixes (B, t) of ids released
-so far; returns the next word's scores, float32 (B, V), finite."""
 
 _BATCH = 64
 _LOWEST = -50.0
@@ -90,7 +87,7 @@ def _next(slm: SmallModel, rows: Sequence[Row]) -> Tensor:
     for chosen in by_length.values():
         for start in range(0, len(chosen), _BATCH):
             some = chosen[start : start + _BATCH]
-            logits, _ = collate([rows[i] for i in some], slm.tokenizer.pad_token_id, slm.model.device).run(slm.model)
+            logits, _ = batch_of(slm, [rows[i] for i in some]).run(slm.model)
             found |= dict(zip(some, logits[:, -2].float().log_softmax(dim=-1).cpu(), strict=True))
     return torch.stack([found[i] for i in range(len(rows))])
 

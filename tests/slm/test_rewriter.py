@@ -14,14 +14,19 @@ from pdss_fl.privacy import BLANK
 from pdss_fl.slm.encoder_decoder import MANIFEST, TEMPLATE_WORDS, WEIGHTS, file_sha256
 from pdss_fl.slm.model import SlmSettings, create_slm
 from pdss_fl.slm.rewriter import load_rewriter, rewriter_name
+from tests.slm.seq2seq import FAMILIES, save_seq2seq
 
 WORDS = ("robin", "trout", "feathers", "unheardof", BLANK, BLANK)
 KNOWN = "robin trout feathers"
 
 
-@pytest.fixture(params=["scratch", "llama"])
+@pytest.fixture(params=["scratch", "llama", "t5", "bart"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, make_pretrained: Callable[..., Path]) -> str:
-    model = "scratch" if request.param == "scratch" else str(make_pretrained("llama"))
+    model = request.param if request.param == "scratch" else str(tmp_path / "base")
+    if request.param == "llama":
+        model = str(make_pretrained("llama"))
+    if request.param in FAMILIES:
+        save_seq2seq(tmp_path / "base", request.param)
     slm = create_slm(SlmSettings(model, hidden_size=32, layers=1, max_tokens=64), [TEMPLATE_WORDS, KNOWN])
     slm.save(tmp_path)
     (tmp_path / MANIFEST).write_text(json.dumps({"weights-sha256": file_sha256(tmp_path / WEIGHTS)}))

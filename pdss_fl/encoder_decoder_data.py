@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -102,7 +103,8 @@ def prepare(
     if not public:
         raise SettingError("--public: there is nothing to train on")
     raw = load_perturber(settings, IDENTITY, pairs.seed)
-    shaped = load_perturber(settings, "staircase", pairs.seed)
+    fixed = replace(settings, privacy=replace(settings.privacy, length="fixed"))  # so that its parts can be told apart
+    shaped = load_perturber(fixed, "staircase", pairs.seed)
     answers = _Answers(generator, raw, settings.llm.max_new_tokens, cache)
     total = len(public) * (1 + pairs.copies)
 
@@ -188,7 +190,7 @@ def _document(public: PublicExample, perturber: Perturber) -> tuple[str, ...]:
     """Return the words of a prompt that a client would send, choices in their own order, filled up."""
     shape = perturber.shape
     order = [*range(len(public.example.choices))][: shape.choices]
-    filled = [*order, *[None] * (shape.choices - len(order))] if shape.length != "exact" else order
+    filled = [*order, *[None] * (shape.choices - len(order))]
     ids = torch.cat(perturber.encode(render(public.example, filled, shape, perturber.vocabulary.split)))
     return tuple(perturber.vocabulary.decode(ids))
 
@@ -218,11 +220,10 @@ def _perturbed(
 
 
 def _texts(words: Sequence[str], perturber: Perturber) -> tuple[str, ...]:
-    """Return the question and the choices that a document's words are; at its public length the cuts are public."""
+    """Return the question and the choices that a document's words are."""
     shape = perturber.shape
-    question, rest = words[: len(words) - shape.choices * shape.choice_words], words[shape.question_words :]
-    step = shape.choice_words
-    return " ".join(question), *(" ".join(rest[i * step : (i + 1) * step]) for i in range(shape.choices))
+    starts = [shape.question_words + i * shape.choice_words for i in range(shape.choices + 1)]
+    return tuple(" ".join(words[a:b]) for a, b in pairwise([0, *starts]))
 
 
 def _said(text: str) -> str:

@@ -23,7 +23,8 @@ from pdss_fl.policy import NodePolicy
 from pdss_fl.slm.encoder_decoder import MANIFEST, load_encoder_decoder
 from pdss_fl.slm.encoder_decoder_training import EncoderDecoderTraining
 from pdss_fl.slm.model import SlmSettings
-from pdss_fl.vocabularies import load_vocabulary
+from pdss_fl.slm.rewriter import rewriter_name
+from pdss_fl.vocabularies import load_perturber, load_vocabulary
 from pdss_fl.word_groups import find_groups
 from tests.harness import EchoGenerator, node
 from tests.test_imports import reached_from
@@ -91,6 +92,18 @@ def test_a_killed_preparation_asks_for_what_is_missing_only(tmp_path: Path, tiny
     assert sum(len(batch.prompts) for batch in again.seen) == 2
     assert resumed == made
     assert progress[-1] == (3 * len(PUBLIC), 3 * len(PUBLIC))
+
+
+def test_choices_are_sent_as_choices(tmp_path: Path, tiny: Path) -> None:
+    llm, changes = Knowing(), {"privacy.choices": 3, "privacy.choice-words": 2, "privacy.question-words": 2}
+    settings = settings_of(tiny, **changes, **{"privacy.length": "exact"})
+    quadruples, _ = prepare(PUBLIC[:8], PairSettings(copies=1), settings, llm, tmp_path / "a")
+    rows = {(p.question, *p.choices) for batch in llm.seen for p in batch.prompts}
+    for q in quadruples:
+        assert len(q.words) == len(q.perturbed) == 2 + 3 * 2
+        texts = [" ".join(q.perturbed[:2]), *(" ".join(q.perturbed[i : i + 2]) for i in (2, 4, 6))]
+        assert tuple(texts) in rows
+        assert q.released == tuple(text.replace("_", "").strip() for text in texts)
 
 
 def test_pairs_of_a_mechanism_are_its_releases(tmp_path: Path, tiny: Path) -> None:
@@ -209,6 +222,18 @@ def test_a_nodes_own_students_are_refused_even_by_name(tmp_path: Path) -> None:
     )
     with pytest.raises(PolicyRefusal, match=r"encoder-decoder\.model lies in this node's state-dir"):
         policy.check_run(RunSettings.from_run_config({"encoder-decoder.model": str(student)}))
+
+
+@pytest.mark.parametrize("name", ["empirical", "top", "dp-decoding", "difference-clipping", "composed"])
+def test_every_encoder_mechanism_releases_what_the_named_model_scores(tiny: Path, trained: Path, name: str) -> None:
+    changes = {"privacy.mechanism": f"encoder-{name}", "encoder-decoder.model": str(trained)}
+    perturber = load_perturber(settings_of(tiny, **changes), f"encoder-{name}", 0)
+    payloads = perturber.perturb(private_examples()[:3])
+    assert [len(p["question"]) for p in payloads] == [3, 3, 3]
+    assert {word for p in payloads for word in p["question"]} <= set(perturber.vocabulary.tokens)
+    named = rewriter_name(str(trained), perturber.vocabulary.tokens, "test")
+    assert f"model={named}" in perturber.recipe
+    assert perturber.statement().kind == ("none" if name == "empirical" else "pure-ldp")
 
 
 def test_a_client_decodes_with_the_trained_model(tmp_path: Path, tiny: Path, trained: Path) -> None:

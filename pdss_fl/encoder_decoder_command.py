@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from flwr.common.config import parse_config_args
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
@@ -112,7 +113,7 @@ def train_command(
     ] = None,
     no_node: Annotated[bool, typer.Option("--no-node", help="No node's data lies on this machine.")] = False,
     run_config: Annotated[
-        list[str] | None, typer.Option("--run-config", "-c", help="privacy.*, llm.* as for a run, as JSON.")
+        list[str] | None, typer.Option("--run-config", "-c", help="privacy.* and llm.*, as for flwr run.")
     ] = None,
     mechanism: Annotated[str, typer.Option(help="'groups', or what makes pairs, such as 'exponential'.")] = GROUPS,
     epsilon: Annotated[float, typer.Option(help="Per word, for the pairs.")] = PairSettings.epsilon,
@@ -130,7 +131,9 @@ def train_command(
     """Train one small model to rewrite prompts and to restore rationales, on public data only."""
     logging.getLogger("pdss_fl").setLevel(logging.WARNING)
     examples = public_data(public, policy or [], no_node)
-    given = dict(_setting(item) for item in run_config or [])
+    given = parse_config_args(
+        [" ".join(run_config or [])]
+    )  # in one piece, since Flower lets a later one replace a group
     built_in = public == BUILT_IN
     settings = RunSettings.from_run_config({"llm.dtype": "float32", **given})
     name = str(bundled_model_path()) if model == BUNDLED_MODEL else model
@@ -180,11 +183,3 @@ def _half_precision(slm: SmallModel, plan: Plan) -> SmallModel:
     if plan.slm.model == SCRATCH:
         slm.model.to(torch.bfloat16)  # type: ignore[arg-type]
     return slm
-
-
-def _setting(item: str) -> tuple[str, Any]:
-    name, _, value = item.partition("=")
-    try:
-        return name.strip(), json.loads(value)
-    except ValueError:
-        raise SettingError(f"--run-config {item!r}: expected name=value with a JSON value") from None

@@ -201,6 +201,18 @@ def test_data_of_ones_own_is_held_against_the_nodes_of_this_machine(tmp_path: Pa
     assert not (tmp_path / "o").exists()
 
 
+def test_an_llm_that_knows_no_answer_teaches_nothing(tmp_path: Path, tiny: Path) -> None:
+    (tmp_path / "p.jsonl").write_text(
+        json.dumps({"question": "what is a kite", "choices": ["toy", "tax"], "answer": "toy"})
+    )
+    config = f"llm.model='{tiny}' llm.max-new-tokens=4 privacy.embeddings='{tiny}' privacy.vocabulary='english'"
+    asked = [str(tmp_path / "o"), "--public", str(tmp_path / "p.jsonl"), "--no-node", "-c", config]
+    said = CliRunner().invoke(app, ["train-encoder-decoder", *asked, "-c", "privacy.vocabulary-size=200"])
+    assert said.exit_code == 1
+    assert "rationales state none of the answers" in said.stderr
+    assert not (tmp_path / "o").exists()
+
+
 def test_no_code_of_a_run_can_name_the_training() -> None:
     for entry in ("pdss_fl.client_app", "pdss_fl.server_app", "pdss_fl.strategy"):
         assert not {m for m in reached_from(entry) if "encoder_decoder_" in m or m == "pdss_fl.data.public"}

@@ -38,7 +38,7 @@ GROUPS = "groups"
 """The default for what stands in place of words: the head of their group, through the staircase in some copies."""
 
 _BATCH = 64
-_NO_DOCUMENT, _SWAPPED, _NOISE = 0.1, 0.7, 0.05
+_EMPTY, _SWAPPED, _NOISE = 0.1, 0.7, 0.05
 Progress = Callable[[int, int], None]
 
 
@@ -121,10 +121,10 @@ def prepare(
     returned = answers.of(released, counted(len(public)))
     quadruples = [
         Quadruple(
-            public[i // pairs.copies], documents[i // pairs.copies], target, tuple(map(_said, released[i])),
+            public[i // pairs.copies], documents[i // pairs.copies], target, sent, tuple(map(_said, released[i])),
             rationales[i // pairs.copies], returned[i],
         )
-        for i, (_, target) in enumerate(made)
+        for i, (sent, target) in enumerate(made)
         if _right(public[i // pairs.copies].example, rationales[i // pairs.copies])
     ]  # fmt: skip
     if not quadruples:
@@ -140,50 +140,65 @@ def _right(example: Example, rationale: str) -> bool:
 def lessons_of(groups: WordGroups, words: Sequence[str], pairs: PairSettings) -> Callable[[Quadruple, Random], Lesson]:
     """Return what makes lessons of quadruples.
 
+    The decoder is to write the rationale of the raw prompt in the released words, which the client then puts its own
+    words in place of (``align``): so it need not spell words that no training text has. Some lessons come without a
+    rationale, since the LLM can fail.
+
     With ``groups`` a lesson differs each time. A word that prompt and rationale share is often another one: a word of
-    its group, so that the decoder learns which words the LLM says the same of, or any word of the public vocabulary, so
-    that it learns to copy; these synthetic prompts cover the words of things that no public example asks about. What
-    the encoder is to write is the heads, or any words of the groups, so that all of a group become likely, with some
-    noise in between, as released prefixes have it. Some lessons have no document: they teach what is written then.
+    its group, or any word of the public vocabulary; these synthetic prompts cover the words of things that no public
+    example asks about, and teach the decoder to believe the LLM. What the encoder is to write is the heads, or any
+    words of the groups, so that all of a group become likely, with some noise in between, as released prefixes have it.
+    Some lessons have no document: they teach what is written then.
     """
     if pairs.mechanism != GROUPS:
         return lambda q, random: Lesson(
-            () if random.random() < _NO_DOCUMENT else q.words, q.perturbed, _request(q, q.public.example.question),
-            q.rationale,
+            () if random.random() < _EMPTY else q.words, q.perturbed, _request(q, q.public.example.question, random),
+            _in_released_words(q, q.words),
         )  # fmt: skip
     known = [word for word in words if word != BLANK]
 
     def lesson(quadruple: Quadruple, random: Random) -> Lesson:
-        swap, empty = _swap(quadruple, groups, known, random), random.random() < _NO_DOCUMENT
+        swap, empty = _swap(quadruple, groups, known, random), random.random() < _EMPTY
         # What is written without a document is what public prompts as they are lead to.
         document = quadruple.words if empty else tuple(swap.get(word, word) for word in quadruple.words)
-        # Of two coin flips one is for all words of a document: a prefix tells what is to follow.
+        # The coin is flipped once for all words of a document: a prefix tells what is to follow.
         heads = random.random() < 0.5
         target = groups.canonical(document) if heads else [groups.like(word, random) for word in document]
         target = [random.choice(known) if random.random() < _NOISE else word for word in target]
-        back = [(word, other) for word, other in swap.items()]
-        question = align(quadruple.public.example.question, back)
+        question = align(quadruple.public.example.question, list(swap.items()))
         return Lesson(
-            () if empty else document, tuple(target), _request(quadruple, question),
-            align(quadruple.rationale, back),
+            () if empty else document, tuple(target), _request(quadruple, question, random),
+            _in_released_words(quadruple, _shared(quadruple, groups)),
         )  # fmt: skip
 
     return lesson
 
 
-def _swap(quadruple: Quadruple, groups: WordGroups, known: Sequence[str], random: Random) -> dict[str, str]:
+def _shared(quadruple: Quadruple, groups: WordGroups) -> list[str]:
+    """Return the words with a group that a prompt and its rationale share."""
     said = {singular(word) for word in content_words(quadruple.rationale)}
-    shared = [word for word in dict.fromkeys(quadruple.words) if word in groups.head and singular(word) in said]
+    return [word for word in dict.fromkeys(quadruple.words) if word in groups.head and singular(word) in said]
+
+
+def _in_released_words(quadruple: Quadruple, these: Sequence[str]) -> str:
+    """Return the rationale with what was released in place of some of the prompt's words."""
+    places = zip(quadruple.words, quadruple.sent, strict=True)
+    return align(quadruple.rationale, [(word, out) for word, out in places if word in these and out != BLANK])
+
+
+def _swap(quadruple: Quadruple, groups: WordGroups, known: Sequence[str], random: Random) -> dict[str, str]:
+    shared = _shared(quadruple, groups)
     if not shared or random.random() >= _SWAPPED:
         return {}
     word = random.choice(shared)
     return {word: groups.like(word, random) if random.random() < 0.5 else random.choice(known)}
 
 
-def _request(quadruple: Quadruple, question: str) -> DecodeRequest:
+def _request(quadruple: Quadruple, question: str, random: Random) -> DecodeRequest:
     example = replace(quadruple.public.example, question=question)
     said, *choices = quadruple.released
-    return DecodeRequest(example, said, tuple(choices), quadruple.perturbed_rationale)
+    rationale = "" if random.random() < _EMPTY else quadruple.perturbed_rationale
+    return DecodeRequest(example, said, tuple(choices), rationale)
 
 
 def _document(public: PublicExample, perturber: Perturber) -> tuple[str, ...]:

@@ -84,8 +84,8 @@ def decoders(model: str, slm: str) -> dict[str, Decode]:
     """Return the trained decoder and alignment, and in-context decoding where a pretrained small model is named."""
     trained = TrainedDecoder(load_encoder_decoder(model))
     found: dict[str, Decode] = {
-        "trained": lambda requests, _: trained.decode(requests),
-        "align": lambda requests, pairs: [align(r.rationale, p) for r, p in zip(requests, pairs, strict=True)],
+        "trained": lambda requests, pairs: _aligned(trained.decode(requests), pairs),
+        "align": lambda requests, pairs: _aligned([r.rationale for r in requests], pairs),
     }
     if slm:
         folder = str(bundled_model_path()) if slm == BUNDLED_MODEL else slm
@@ -138,6 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.output.mkdir(parents=True, exist_ok=True)
     (given.output / "decoding.md").write_text(text, encoding="utf-8")
     print(f"{given.mechanism}, epsilon {given.epsilon:g} a word\n\n{text}")
+
+
+def _aligned(texts: Sequence[str], pairs: Pairs) -> list[str]:
+    return [align(text, words) for text, words in zip(texts, pairs, strict=True)]
 
 
 def _said(words: Sequence[str]) -> str:

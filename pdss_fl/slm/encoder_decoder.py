@@ -1,7 +1,8 @@
 """The encoder-decoder: one small model with two prompt families, for the second strategy of PDSS.
 
 Encoder: the words of a prompt, to words of the same number that may be sent in their place. Decoder: a private
-question with what was released of it and the LLM's rationale of that, to a rationale of the private question.
+question with what was released of it and the LLM's rationale of that, to a rationale of the private question in the
+released words, in whose place ``align`` puts the private ones.
 Both are learned from public data (``pdss_fl.slm.encoder_decoder_training``), in one model of any kind that
 ``SmallModel`` takes. What the encoder writes has no guarantee by itself: that comes from the mechanism in
 ``pdss_fl.privacy`` which draws from its scores. Decoding is free: it happens on the client, after the release.
@@ -62,7 +63,9 @@ def decoder_prompt(request: DecodeRequest) -> Prompt:
 
 
 class TrainedDecoder:
-    """The trained model writes the rationale of the private question; it serves every mechanism.
+    """The trained model writes the rationale of the private question, in the released words; for every mechanism.
+
+    ``align`` then puts the private words in their place.
 
     Parameters
     ----------

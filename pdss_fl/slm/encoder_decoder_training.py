@@ -46,8 +46,10 @@ class Quadruple:
         The raw prompt; an ``Example`` is refused.
     words, perturbed : tuple[str, ...]
         Of the raw and the perturbed prompt, as many, filled to their public length.
+    sent : tuple[str, ...]
+        What the LLM read in the place of each word.
     released : tuple[str, ...]
-        The perturbed question and choices as the LLM read them, without filling words.
+        The same as texts, question and choices, without filling words.
     rationale, perturbed_rationale : str
         What the LLM wrote of each.
 
@@ -60,6 +62,7 @@ class Quadruple:
     public: PublicExample
     words: tuple[str, ...]
     perturbed: tuple[str, ...]
+    sent: tuple[str, ...]
     released: tuple[str, ...]
     rationale: str
     perturbed_rationale: str

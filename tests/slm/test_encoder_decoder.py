@@ -43,10 +43,8 @@ from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
 from pdss_fl.slm.packing import keeps_texts_apart, pack
 
 PUBLIC = public_built_in()[:4]
-QUADRUPLES = [
-    Quadruple(p, ("where", "find", BLANK), ("where", "find", BLANK), ("where find",), str(p.example.rationale), "a")
-    for p in PUBLIC
-]
+WORDS = ("where", "find", BLANK)
+QUADRUPLES = [Quadruple(p, WORDS, WORDS, WORDS, ("where find",), str(p.example.rationale), "a") for p in PUBLIC]
 TEXTS = [TEMPLATE_WORDS, *(f"where find a {p.example.question} {p.example.rationale}" for p in PUBLIC)]
 SETTINGS = EncoderDecoderTraining(steps=6, batch_size=2, learning_rate=0.01, encoder_weight=0.3, checkpoint_every=2)
 
@@ -120,7 +118,7 @@ def test_the_weight_is_the_encoders() -> None:
 def test_private_examples_cannot_be_trained_on() -> None:
     private = private_examples()[0]
     with pytest.raises(TypeError, match="PublicExample only, and this is a Example"):
-        Quadruple(private, ("a",), ("a",), ("a",), "r", "r")  # type: ignore[arg-type]
+        Quadruple(private, ("a",), ("a",), ("a",), ("a",), "r", "r")  # type: ignore[arg-type]
     smuggled = replace(QUADRUPLES[0])
     object.__setattr__(smuggled, "public", private)
     before = weights(slm := model())

@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup run deployment test browser lint format proto bench reproduce reproduce-ablation clean
+.PHONY: help setup run deployment test browser lint format proto bench reproduce reproduce-ablation reproduce-decoding clean
 
 help:
 	@echo "make setup      virtual environment in .venv, packages, the bundled LLM"
@@ -24,6 +24,7 @@ help:
 	@echo "make reproduce  does it help: all methods over epsilon, paired seeds, a table and a page (ARGS=--quick, --show;"
 	@echo "                DATA=folder for real questions as well)"
 	@echo "make reproduce-ablation   what carries the gain"
+	@echo "make reproduce-decoding   does the rationale contribute, or does the decoder answer by itself"
 	@echo "make proto      regenerate pdss_fl/proto from proto/"
 
 setup: $(VENV)/.ready
@@ -75,6 +76,9 @@ reproduce: setup
 
 reproduce-ablation: setup
 	@$(BIN)/python -m pdss_fl.reproduce.ablation $(ARGS)
+
+reproduce-decoding: setup
+	@$(BIN)/python -m pdss_fl.reproduce.decoding $(ARGS)
 
 clean:
 	rm -rf $(VENV) runs

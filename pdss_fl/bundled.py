@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,15 @@ def bundled_model_path() -> Path:
             "set PDSS_CACHE_DIR to a folder that can be written and has 300 MB free",
             private=str(error),
         ) from None
+
+
+def find_installed(folder: Path, file: str, root: Path) -> Path | None:
+    """Return a folder of this package that holds ``file``, below ``root`` or in the installed package.
+
+    Flower runs an app from a bundle that carries Python files only, while the environment that it runs in has the
+    whole package installed.
+    """
+    return next((r / folder for r in (root, *map(Path, sys.path)) if (r / folder / file).is_file()), None)
 
 
 def cache_directory() -> Path:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pdss_fl.encoder_decoder_command import train_command
 from pdss_fl.errors import PdssError, SettingError
 from pdss_fl.logs import configure_logging
 from pdss_fl.privacy_commands import add_privacy_commands
@@ -199,6 +200,7 @@ def privacy(
 
 
 add_privacy_commands(app)
+app.command("train-encoder-decoder")(train_command)
 
 if __name__ == "__main__":
     app()

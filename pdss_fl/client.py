@@ -33,6 +33,7 @@ from pdss_fl.release import (
     word_pairs,
 )
 from pdss_fl.slm.decoder import DecodeRequest, InContextDecoder, align, keep_rationales
+from pdss_fl.slm.encoder_decoder import TrainedDecoder, load_encoder_decoder
 from pdss_fl.slm.evaluate import evaluate
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
 from pdss_fl.slm.trainer import TrainingItem, TrainSettings, train
@@ -234,13 +235,15 @@ class DistillationClient:
         if decoder == "none":
             return list(texts)
         payloads = [stored_payload(e, perturber, self.ledger) for e in examples]
-        if decoder == "align":
-            pairs = [word_pairs(e, p, perturber) for e, p in zip(examples, payloads, strict=True)]
-            return [align(text, words) for text, words in zip(texts, pairs, strict=True)]
         requests = [
             DecodeRequest(e, _said(p["question"]), tuple(filter(None, map(_said, p["choices"]))), text)
             for e, p, text in zip(examples, payloads, texts, strict=True)
         ]
+        if decoder == "trained":  # it writes in the released words
+            texts = TrainedDecoder(load_encoder_decoder(self.settings.encoder_decoder.model)).decode(requests)
+        if decoder in ("align", "trained"):
+            pairs = [word_pairs(e, p, perturber) for e, p in zip(examples, payloads, strict=True)]
+            return [align(text, words) for text, words in zip(texts, pairs, strict=True)]
         return InContextDecoder(self._load_slm("untrained")).decode(requests)
 
     def _load_slm(self, method: str) -> SmallModel:

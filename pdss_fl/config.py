@@ -36,6 +36,7 @@ METHODS = ("untrained", "standalone", "pdss", "dss")
 IDENTITY = "identity"
 BUILT_IN_DATA = "everyday"
 SCRATCH = "scratch"
+BUILT_IN_MODEL = "built-in"
 
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
@@ -179,7 +180,7 @@ class DistillSettings:
     out what the client's other rationales about the same thing outvote.
     """
 
-    decoder: str = _setting("align", one_of("align", "in-context", "none"))
+    decoder: str = _setting("align", one_of("align", "in-context", "trained", "none"))
     filter: str = _setting("agree", one_of("off", "drop", "correct", "agree"))
     rationale_words: int = _setting(40, AT_LEAST_1)
     rationale_weight: float = _setting(0.85, {"check": lambda v: 0 <= v < 1, "expected": "in [0, 1)"})
@@ -187,6 +188,16 @@ class DistillSettings:
     batch_size: int = _setting(16, AT_LEAST_1)
     learning_rate: float = _setting(1.5e-3, POSITIVE)
     weight_decay: float = _setting(0.01, AT_LEAST_0)
+
+
+@dataclass(frozen=True)
+class EncoderDecoderSettings:
+    """The trained model behind the ``encoder-*`` mechanisms and the decoder ``trained`` (``encoder-decoder.*``).
+
+    ``model``: ``built-in``, which knows the built-in set, or what ``pdss train-encoder-decoder`` wrote.
+    """
+
+    model: str = _setting(BUILT_IN_MODEL, NOT_EMPTY)
 
 
 @dataclass(frozen=True)
@@ -219,6 +230,7 @@ class RunSettings:
     llm: LLMSettings = field(default_factory=LLMSettings)
     slm: SmallModelSettings = field(default_factory=SmallModelSettings)
     distill: DistillSettings = field(default_factory=DistillSettings)
+    encoder_decoder: EncoderDecoderSettings = field(default_factory=EncoderDecoderSettings)
 
     @classmethod
     def from_run_config(cls, run_config: Mapping[str, Any]) -> RunSettings:
@@ -286,7 +298,7 @@ def _check_endpoint(llm: LLMSettings) -> None:
 
 
 _T = TypeVar("_T")
-_GROUPS = {"privacy", "data", "llm", "slm", "distill"}
+_GROUPS = {"privacy", "data", "llm", "slm", "distill", "encoder_decoder"}
 
 
 def _key(name: str) -> str:
@@ -298,7 +310,7 @@ def _flatten(settings: Any, prefix: str) -> dict[str, Any]:
     for item in fields(settings):
         value = getattr(settings, item.name)
         if item.name in _GROUPS and not prefix:
-            flat |= _flatten(value, f"{item.name}.")
+            flat |= _flatten(value, f"{_key(item.name)}.")
         else:
             flat[prefix + _key(item.name)] = value
     return flat
@@ -310,7 +322,7 @@ def _load(cls: type[_T], config: Mapping[str, Any], prefix: str) -> _T:
     for item in fields(cls):  # type: ignore[arg-type]
         key = prefix + _key(item.name)
         if item.name in _GROUPS and not prefix:
-            values[item.name] = _load(types[item.name], config, f"{item.name}.")
+            values[item.name] = _load(types[item.name], config, f"{key}.")
         elif key in config:
             values[item.name] = checked(key, config[key], types[item.name], item.metadata)
     return cls(**values)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pdss_fl.bundled import BUNDLED_MODEL
-from pdss_fl.config import BUILT_IN_DATA, IDENTITY, SCRATCH, RunSettings
+from pdss_fl.config import BUILT_IN_DATA, BUILT_IN_MODEL, IDENTITY, SCRATCH, RunSettings
 from pdss_fl.errors import PolicyRefusal, SettingError
 from pdss_fl.rules import ADDRESS, NOT_EMPTY, checked, one_of
 
@@ -35,7 +35,8 @@ class NodePolicy:
     not ``pure-ldp`` runs only if ``allowed_mechanisms`` names it; the empty tuple allows every mechanism of
     that kind, and no other. What has no bound for any two inputs spends infinitely much, so it also needs an
     infinite ``max_epsilon_per_example``. ``max_epsilon_per_token`` bounds the guarantee's own figure, for
-    ``metric-ldp`` nats per unit of distance. ``allowed_models`` bounds ``slm.model`` and ``privacy.embeddings``.
+    ``metric-ldp`` nats per unit of distance. ``allowed_models`` bounds ``slm.model``,
+    ``privacy.embeddings`` and ``encoder-decoder.model``.
     ``allowed_llm_addresses`` are the LLM servers that a run may send this node to (``llm.channel = "direct"``);
     the node trusts ``llm_root_certificates`` there and no CA that a run names. ``metrics`` is what a run may be told
     of right answers, and ``max_epsilon_metrics`` bounds what noisy counts spend over all runs (``evaluation``).
@@ -126,7 +127,7 @@ class NodePolicy:
             max_epsilon_per_example=math.inf,
             metrics="full",
             allowed_mechanisms=(settings.privacy.mechanism, IDENTITY) if built_in else (),
-            allowed_models=(settings.slm.model, settings.privacy.embeddings),
+            allowed_models=(settings.slm.model, settings.privacy.embeddings, settings.encoder_decoder.model),
             allowed_lengths=(settings.privacy.length,),
             allowed_llm_addresses=(settings.llm.address,),
             llm_root_certificates=Path(settings.llm.root_certificates) if settings.llm.root_certificates else None,
@@ -152,8 +153,23 @@ class NodePolicy:
         ):
             if value not in allowed:
                 raise PolicyRefusal(f"{key} = {value!r} is not among this node's allowed-models")
+        self._check_encoder_decoder(settings.encoder_decoder.model)
         if self.allowed_mechanisms:  # before anything of a foreign mechanism is imported
             self._check_named(settings.privacy.mechanism)
+
+    def _check_encoder_decoder(self, model: str) -> None:
+        """Refuse an encoder-decoder that the node does not name, or that could be one of its own private students."""
+        if model == BUILT_IN_MODEL:
+            return
+        if model not in self.allowed_models or model == SCRATCH:
+            raise PolicyRefusal(f"encoder-decoder.model = {model!r} is not among this node's allowed-models")
+        folder = Path(model).resolve()
+        for own in filter(None, (self.state_dir, self.data_path)):
+            if own.resolve() in (folder, *folder.parents):
+                raise PolicyRefusal(
+                    "encoder-decoder.model lies in this node's state-dir or data-path, where models trained on private "
+                    "data are"
+                )
 
     def check_mechanism(self, name: str, kind: str, epsilon: float) -> None:
         """Refuse a mechanism or an epsilon per token; raises ``PolicyRefusal`` that names the limit.

@@ -25,11 +25,13 @@ from pdss_fl.privacy.contextual import NextWord
 from pdss_fl.privacy.parameters import check_parameters
 from pdss_fl.release import Perturber
 from pdss_fl.slm.embeddings import TEMPLATE, word_embeddings
+from pdss_fl.slm.encoder_decoder import SETTING
 from pdss_fl.slm.next_word import next_word
+from pdss_fl.slm.rewriter import load_rewriter, rewriter_name
 
 logger = logging.getLogger("pdss_fl.client")
 
-CONTEXTUAL = "contextual"
+CONTEXTUAL, ENCODER = "contextual", "encoder-"
 _FILE = "embeddings.safetensors"
 _PROGRESS_SECONDS = 5.0
 FALLBACK = "thing"  # what a name, a number or a foreign script counts as, before it is perturbed
@@ -119,6 +121,8 @@ def load_perturber(
     check_parameters(mechanism, parameters)  # before a vocabulary is made
     vocabulary = load_vocabulary(privacy.vocabulary, privacy.vocabulary_size, privacy.embeddings)
     supplied = _context(vocabulary, privacy.embeddings) if mechanism == CONTEXTUAL else {}
+    if mechanism.startswith(ENCODER):
+        supplied = _encoder(vocabulary, settings.encoder_decoder.model)
     return Perturber(
         vocabulary,
         create_mechanism(
@@ -135,6 +139,12 @@ def _context(vocabulary: Vocabulary, model: str) -> dict[str, Any]:
     """Return what scores the next word for the contextual mechanism, and its name for the ledger."""
     name = f"{Path(model).name}-{_fingerprint(model, list(vocabulary.tokens))[:12]}"
     return {"next_word": _next_word(_model_path(model), vocabulary.tokens), "model": name}
+
+
+def _encoder(vocabulary: Vocabulary, model: str) -> dict[str, Any]:
+    """Return what rewrites documents for the mechanisms ``encoder-*``, and its name for the ledger."""
+    words = vocabulary.tokens
+    return {"rewriter": load_rewriter(model, words, SETTING), "model": rewriter_name(model, words, SETTING)}
 
 
 @lru_cache(maxsize=2)

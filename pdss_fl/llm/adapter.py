@@ -6,13 +6,12 @@ privacy mechanism: the adapted LLM sees perturbed prompts like any other.
 
 from __future__ import annotations
 
-import sys
 import warnings
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from pdss_fl.bundled import BUNDLED_MODEL
+from pdss_fl.bundled import BUNDLED_MODEL, find_installed
 from pdss_fl.errors import LLMUnavailable
 
 AUTO = "auto"
@@ -91,15 +90,9 @@ def _merge(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 
 def _built_in_folder() -> Path:
-    """Find the built-in adapter beside this module, or in the installed package.
-
-    Flower runs an app from a bundle that carries Python files only, while the environment that it
-    runs in has the whole package installed.
-    """
-    roots = [Path(__file__).parents[2], *map(Path, sys.path)]
-    for root in roots:
-        if (root / _FOLDER / WEIGHTS).is_file():
-            return root / _FOLDER
+    found = find_installed(_FOLDER, WEIGHTS, Path(__file__).parents[2])
+    if found is not None:
+        return found
     raise LLMUnavailable(
         f"llm.adapter: the built-in adapter {BUILT_IN!r} is not beside the package; install pdss-fl in the "
         "environment that runs the server (`make setup`, or `pip install pdss-fl`), or set llm.adapter to "

@@ -11,14 +11,14 @@ import logging
 import time
 import zlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
+from pdss_fl.choices import own_settings
+from pdss_fl.client_data import load_data
 from pdss_fl.config import IDENTITY, SCRATCH, RunSettings
 from pdss_fl.data.example import Example
 from pdss_fl.data.prompts import public_labels
-from pdss_fl.data.sources import built_in, from_path
 from pdss_fl.errors import MessageError, SettingError, StoreError
 from pdss_fl.messages import RationaleBatch
 from pdss_fl.policy import NodePolicy
@@ -28,7 +28,7 @@ from pdss_fl.slm.decoder import DecodeRequest, InContextDecoder, align, keep_rat
 from pdss_fl.slm.evaluate import evaluate
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
 from pdss_fl.slm.trainer import TrainingItem, TrainSettings, train
-from pdss_fl.store import ClientStore, private_seed
+from pdss_fl.store import ClientStore
 from pdss_fl.vocabularies import load_perturber, load_vocabulary
 
 logger = logging.getLogger("pdss_fl.client")
@@ -44,7 +44,7 @@ class DistillationClient:
     Parameters
     ----------
     settings : RunSettings
-        What the run asks for.
+        What the run asks for; the node's own choices take their place.
     policy : NodePolicy
         What the node allows; checked here, before any work.
     run_id : int
@@ -61,13 +61,14 @@ class DistillationClient:
         partition_id: int = 0,
         num_partitions: int = 1,
     ) -> None:
+        settings = own_settings(settings, policy.choices, policy.simulated)
         policy.check_run(settings)
         self.settings, self.policy = settings, policy
         self.partition_id = partition_id
         directory = policy.state_dir if policy.simulated else policy.state_dir / "runs" / str(run_id)
         self.store = ClientStore(directory)
         self.ledger = Ledger(policy.state_dir / "ledger.jsonl", policy.max_epsilon_per_example)
-        self.train_examples, self.test_examples = _load_data(settings, policy, partition_id, num_partitions)
+        self.train_examples, self.test_examples = load_data(settings, policy, partition_id, num_partitions)
         if "pdss" in settings.method_names:  # a wrong mechanism is refused before any work, whatever comes first
             self._perturber("pdss", 1)
 
@@ -257,19 +258,3 @@ class DistillationClient:
 
 def _said(words: Sequence[str]) -> str:
     return " ".join(word for word in words if word != BLANK)
-
-
-def _load_data(
-    settings: RunSettings, policy: NodePolicy, partition_id: int, num_partitions: int
-) -> tuple[list[Example], list[Example]]:
-    data = settings.data
-    counts = (data.train_examples, data.test_examples, settings.seed)
-    if not policy.simulated and policy.data_path is not None:
-        # Else a run that knows the order could ask line by line, or for two test sets that differ in one question.
-        order = private_seed(policy.state_dir, f"{settings.seed} {data.test_examples}")
-        return from_path(policy.data_path, "iid", 0, 1, data.train_examples, data.test_examples, order)
-    if policy.data_path is None:
-        return built_in(partition_id, num_partitions, *counts)
-    if policy.data_path == Path():
-        raise SettingError("data.path is empty but data.source is 'jsonl': name a file or a folder")
-    return from_path(policy.data_path, data.partition, partition_id, num_partitions, *counts)

@@ -120,7 +120,7 @@ def _client(context: Context) -> DistillationClient:
     if "state-dir" not in node and "policy" not in node and in_simulation():
         partition_id = int(node["partition-id"])
         state_dir = settings.run_directory(context.run_id) / "clients" / f"client-{partition_id}"
-        policy = NodePolicy.simulation(state_dir, settings)
+        policy = NodePolicy.simulation(state_dir, settings, partition_id)
         return DistillationClient(settings, policy, context.run_id, partition_id, int(node["num-partitions"]))
     return DistillationClient(settings, NodePolicy.from_node_config(node), context.run_id)
 

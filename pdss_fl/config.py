@@ -18,6 +18,7 @@ from typing import Any, TypeVar, get_type_hints
 from platformdirs import user_data_path
 
 from pdss_fl.bundled import BUNDLED_MODEL
+from pdss_fl.data_settings import BUILT_IN_DATA, DataSettings
 from pdss_fl.errors import SettingError
 from pdss_fl.rules import (
     A_WEEK,
@@ -30,10 +31,10 @@ from pdss_fl.rules import (
     one_of,
     within,
 )  # fmt: skip
+from pdss_fl.rules import setting as _setting
 
 METHODS = ("untrained", "standalone", "pdss", "dss")
 IDENTITY = "identity"
-BUILT_IN_DATA = "everyday"
 SCRATCH = "scratch"
 
 
@@ -52,10 +53,6 @@ def _plain_value(text: str) -> bool | int | float | str | None:
     if not math.isfinite(number):
         return None
     return int(text) if re.fullmatch(r"[+-]?\d+", text) else number
-
-
-def _setting(default: Any, rule: Mapping[str, Any] | None = None) -> Any:
-    return field(default=default, metadata=rule or {})
 
 
 @dataclass(frozen=True)
@@ -101,22 +98,6 @@ class PrivacySettings:
                 )
             found[name.replace("-", "_")] = value
         return found
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """Where examples come from (``data.*``); a node's own ``data-path`` outranks ``path``.
-
-    ``partition`` divides a JSONL file among simulated clients; the built-in set is divided by the things
-    that its questions are about.
-    """
-
-    source: str = _setting(BUILT_IN_DATA, one_of(BUILT_IN_DATA, "jsonl"))
-    path: str = _setting("")
-    partition: str = _setting("iid", one_of("iid", "file"))
-    train_examples: int = _setting(360, AT_LEAST_1)
-    test_examples: int = _setting(120, AT_LEAST_1)
-    public_choices: bool = _setting(False)
 
 
 @dataclass(frozen=True)
@@ -193,7 +174,9 @@ class RunSettings:
     """Everything that ``flwr run -c`` can change.
 
     ``quorum`` is the fewest clients that have to answer a step; ``distill_timeout`` also limits evaluation.
-    ``insecure_noise_seed`` makes a simulation's noise repeatable and is refused by deployed nodes.
+    ``insecure_noise_seed`` makes a simulation's noise repeatable and is refused by deployed nodes. So is
+    ``client_choices``: a TOML file with a table ``[client-0]`` for each simulated client that differs, with the
+    keys by which a deployed node states its own choices (``pdss_fl.choices``).
     """
 
     num_server_rounds: int = _setting(1, AT_LEAST_1)
@@ -206,6 +189,7 @@ class RunSettings:
     output_dir: str = _setting("")
     seed: int = _setting(0, AT_LEAST_0)
     insecure_noise_seed: int = _setting(-1, {"check": lambda v: v >= -1, "expected": "-1 (off) or a seed"})
+    client_choices: str = _setting("")
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     data: DataSettings = field(default_factory=DataSettings)
     llm: LLMSettings = field(default_factory=LLMSettings)
@@ -226,7 +210,8 @@ class RunSettings:
         unknown = sorted(set(settings.method_names) - set(METHODS))
         if unknown or not settings.method_names:
             raise SettingError(f"methods = {settings.methods!r}: expected words out of {', '.join(METHODS)}")
-        paths = {"output-dir": settings.output_dir, "data.path": settings.data.path}
+        paths = {"output-dir": settings.output_dir, "client-choices": settings.client_choices}
+        paths |= {"data.path": "" if settings.data.source == "datasets" else settings.data.path}
         paths |= {"llm.instruction": settings.llm.instruction, "llm.root-certificates": settings.llm.root_certificates}
         for key, path in paths.items():
             if path and not Path(path).is_absolute():
@@ -245,7 +230,9 @@ class RunSettings:
                 "'grpc' and llm.address to a `pdss serve` that clients reach"
             )
         if settings.data.source == BUILT_IN_DATA and settings.data.path:
-            raise SettingError("data.path is set but data.source is 'everyday': set data.source to 'jsonl'")
+            raise SettingError(
+                "data.path is set but data.source is 'everyday': set data.source to 'jsonl', 'csv' or 'datasets'"
+            )
         return settings
 
     def flat(self) -> dict[str, str | int | float | bool]:

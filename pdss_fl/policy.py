@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pdss_fl.bundled import BUNDLED_MODEL
-from pdss_fl.config import BUILT_IN_DATA, IDENTITY, SCRATCH, RunSettings
+from pdss_fl.choices import KEYS as CHOICES
+from pdss_fl.choices import choices_in, own_settings, simulated_choices
+from pdss_fl.config import IDENTITY, SCRATCH, RunSettings
+from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.errors import PolicyRefusal, SettingError
 from pdss_fl.rules import NOT_EMPTY, checked, one_of
 
@@ -21,6 +24,7 @@ _KNOWN = {
     "state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example", "allowed-mechanisms",
     "allowed-models", "allowed-lengths", "public-choices", "metrics",
     "allowed-llm-addresses", "llm-root-certificates", "llm-certificate", "llm-key",
+    *CHOICES,
 }  # fmt: skip
 _FLOWERS = {"partition-id", "num-partitions", "policy"}
 _REQUIRED = ("state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example")
@@ -36,7 +40,8 @@ class NodePolicy:
     infinite ``max_epsilon_per_example``. ``max_epsilon_per_token`` bounds the guarantee's own figure, for
     ``metric-ldp`` nats per unit of distance. ``allowed_models`` bounds ``slm.model`` and ``privacy.embeddings``.
     ``allowed_llm_addresses`` are the LLM servers that a run may send this node to (``llm.channel = "direct"``);
-    the node trusts ``llm_root_certificates`` there and no CA that a run names.
+    the node trusts ``llm_root_certificates`` there and no CA that a run names. ``choices`` are settings that the
+    node chose for itself, which outrank the run's within these limits.
     """
 
     state_dir: Path
@@ -53,6 +58,7 @@ class NodePolicy:
     llm_certificate: Path | None = None
     llm_key: Path | None = None
     simulated: bool = False
+    choices: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_node_config(cls, node_config: Mapping[str, Any]) -> NodePolicy:
@@ -64,7 +70,9 @@ class NodePolicy:
         labels that may be sent unperturbed, separated by commas), ``metrics`` (``full`` or ``none``),
         ``allowed-llm-addresses`` (``host:port``), ``llm-root-certificates`` (PEM file of the CA that is trusted
         there; without it these addresses have to be on loopback), ``llm-certificate`` and ``llm-key`` (this node's
-        own, for mutual TLS), and ``policy``: a TOML file with the same keys, which ``node_config`` itself outranks.
+        own, for mutual TLS), what the node chooses for itself (``pdss_fl.choices``; the ``slm-model`` that it
+        names is one of its allowed models), and ``policy``: a TOML file with the same keys, which ``node_config``
+        itself outranks.
 
         Raises
         ------
@@ -85,13 +93,15 @@ class NodePolicy:
                 'max-epsilon-per-example=200.0\' or name a file with policy="/abs/policy.toml"'
             )
         metrics = config.get("metrics", "full")
+        choices = choices_in(config)
+        models = _words(config.get("allowed-models", " ".join(cls.allowed_models)))
         return cls(
             state_dir=_absolute(config, "state-dir"),
-            data_path=_absolute(config, "data-path"),
+            data_path=_data_path(config),
             max_epsilon_per_token=_checked_limit(config, "max-epsilon-per-token"),
             max_epsilon_per_example=_checked_limit(config, "max-epsilon-per-example"),
             allowed_mechanisms=_words(config.get("allowed-mechanisms", "")),
-            allowed_models=_words(config.get("allowed-models", " ".join(cls.allowed_models))),
+            allowed_models=(*models, *filter(None, [choices.get("slm.model")])),
             allowed_lengths=_words(config.get("allowed-lengths", " ".join(cls.allowed_lengths))),
             public_choices=tuple(
                 label.strip() for label in _list(config.get("public-choices", ""), ",") if label.strip()
@@ -101,15 +111,19 @@ class NodePolicy:
             llm_root_certificates=_file(config, "llm-root-certificates"),
             llm_certificate=_file(config, "llm-certificate"),
             llm_key=_file(config, "llm-key"),
+            choices=choices,
         )
 
     @classmethod
-    def simulation(cls, state_dir: Path, settings: RunSettings) -> NodePolicy:
+    def simulation(cls, state_dir: Path, settings: RunSettings, partition_id: int = 0) -> NodePolicy:
         """Return the policy of a simulated client, whose data already is on the submitter's machine.
 
         It allows any epsilon, any model and the run's data path; mechanisms whose guarantee is not
-        ``pure-ldp`` are allowed on the built-in public data only. The ledger starts anew with every run.
+        ``pure-ldp`` are allowed on the built-in public data only. The ledger starts anew with every run. What the
+        file that ``client-choices`` names says of this client is part of it.
         """
+        choices, metrics = simulated_choices(settings, partition_id)
+        settings = own_settings(settings, choices, simulated=True)
         built_in = settings.data.source == BUILT_IN_DATA
         return cls(
             state_dir=state_dir,
@@ -121,13 +135,17 @@ class NodePolicy:
             allowed_lengths=(settings.privacy.length,),
             allowed_llm_addresses=(settings.llm.address,),
             llm_root_certificates=Path(settings.llm.root_certificates) if settings.llm.root_certificates else None,
+            metrics=metrics,
             simulated=True,
+            choices=choices,
         )
 
     def check_run(self, settings: RunSettings) -> None:
         """Refuse what no run may ask of this node; raises ``PolicyRefusal`` that names the limit."""
         if settings.insecure_noise_seed >= 0 and not self.simulated:
             raise PolicyRefusal("insecure-noise-seed is for simulation; this node draws its noise unseeded")
+        if settings.client_choices and not self.simulated:
+            raise PolicyRefusal("client-choices is for simulation; this node's own config states its choices")
         if settings.data.public_choices and not (self.public_choices or self.simulated):
             raise PolicyRefusal("data.public-choices sends choices unperturbed; this node names no public-choices")
         if settings.privacy.length not in self.allowed_lengths:
@@ -191,6 +209,13 @@ def _absolute(config: Mapping[str, Any], key: str) -> Path:
     if not path.is_absolute():
         raise SettingError(f"{key} of this SuperNode is a relative path: give an absolute one", str(path))
     return path
+
+
+def _data_path(config: Mapping[str, Any]) -> Path:
+    """Return where the data lies; a Hugging Face data set may be an id instead of a path."""
+    if config.get("data-format") == "datasets":
+        return Path(checked("data-path", config["data-path"], str, NOT_EMPTY))
+    return _absolute(config, "data-path")
 
 
 def _file(config: Mapping[str, Any], key: str) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Any
 
 from pdss_fl.errors import SettingError
@@ -25,6 +26,11 @@ POSITIVE = {"check": lambda v: math.isfinite(v) and v > 0, "expected": "a finite
 NOT_NEGATIVE = {"check": lambda v: math.isfinite(v) and v >= 0, "expected": "a finite number of at least 0"}
 A_WEEK = {"check": lambda v: 1 <= v <= 604_800, "expected": "1 to 604800 seconds"}
 NOT_EMPTY = {"check": lambda v: bool(v.strip()), "expected": "not empty"}
+
+
+def setting(default: Any, rule: Mapping[str, Any] | None = None) -> Any:
+    """Return a dataclass field with its default and its rule."""
+    return field(default=default, metadata=rule or {})
 
 
 def checked(key: str, value: Any, kind: type, rule: Mapping[str, Any]) -> Any:

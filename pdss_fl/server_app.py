@@ -14,7 +14,8 @@ from typing import Any
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
-from pdss_fl.config import BUILT_IN_DATA, LLMSettings, RunSettings
+from pdss_fl.config import LLMSettings, RunSettings
+from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.direct import Offer
 from pdss_fl.errors import PdssError, PolicyRefusal, QuorumLost
 from pdss_fl.llm.protocol import RationaleGenerator

@@ -25,6 +25,7 @@ from pdss_fl.logs import configure_logging
 from pdss_fl.messages import PromptBatch, RationaleBatch
 from pdss_fl.mods import error_guard_mod
 from pdss_fl.policy import NodePolicy
+from pdss_fl.replies import CLIENT
 from pdss_fl.simulation import in_simulation
 
 PROMPTS, RATIONALES, CONFIG, METRICS, PAYLOAD = "prompts", "rationales", "config", "metrics", "payload"
@@ -62,7 +63,10 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     @app.evaluate()
     def evaluate(msg: Message, context: Context) -> Message:
         method, _ = _asked(msg)
-        metrics = _client(context).evaluate(method)
+        client = _client(context)
+        metrics = client.evaluate(method)
+        if client.policy.simulated:  # so that results name it as the files of the run do
+            metrics[CLIENT] = client.partition_id
         return Message(RecordDict({METRICS: MetricRecord(dict(metrics))}), reply_to=msg)
 
     return app

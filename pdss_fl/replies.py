@@ -8,6 +8,7 @@ from pdss_fl.errors import MessageError
 from pdss_fl.messages import printable
 
 _COUNTS = ("num-examples", "correct")
+CLIENT = "client"
 _MAX_REASON_CHARS = 400
 
 
@@ -28,6 +29,13 @@ def reported_counts(reply: Message) -> dict[str, int]:
     counts = {key: value for key in _COUNTS if isinstance(value := record.get(key), int)}
     total = counts.get("num-examples", -1)
     return counts if 0 <= counts.get("correct", 0) <= total else {}
+
+
+def reported_client(reply: Message) -> dict[str, int]:
+    """Return the number that a simulated client goes by; a deployed one reports none and goes by its node id."""
+    record = reply.content.get("metrics")
+    number = record.get(CLIENT) if isinstance(record, MetricRecord) else None
+    return {CLIENT: number} if isinstance(number, int) else {}
 
 
 def plain(reason: str | None) -> str:

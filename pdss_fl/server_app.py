@@ -18,6 +18,7 @@ from pdss_fl.config import LLMSettings, RunSettings
 from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.direct import Offer
 from pdss_fl.errors import PdssError, PolicyRefusal, QuorumLost
+from pdss_fl.fairness import by_client, spread
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.logs import configure_logging
 from pdss_fl.messages import GenerationSettings
@@ -176,8 +177,12 @@ def _summary(
         for phase, value in strategy.usage.seconds.items():
             seconds[phase] = seconds.get(phase, 0.0) + value
     pdss = strategies.get("pdss")
+    rows = [row for strategy in strategies.values() for row in strategy.client_metrics]
+    clients = by_client(rows, {method: strategy.statements for method, strategy in strategies.items()})
     return {
         "accuracy": outcome,
+        "clients": clients,
+        "fairness": spread(clients),
         "privacy": privacy_summary(weakest(pdss.statements.values()) if pdss else None),
         "seconds": {phase: round(value, 2) for phase, value in seconds.items()},
         "llm": {

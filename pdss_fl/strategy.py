@@ -29,7 +29,7 @@ from pdss_fl.messages import (
     Rationale,
     RationaleBatch,
 )
-from pdss_fl.replies import plain, prompt_payload, reported_counts
+from pdss_fl.replies import plain, prompt_payload, reported_client, reported_counts
 from pdss_fl.usage import Progress, Usage
 
 logger = logging.getLogger("pdss_fl.strategy")
@@ -246,9 +246,10 @@ class StepByStepDistillation(FedAvg):
         total = {"num-examples": 0}
         for node, reply in answered.items():
             metrics = reported_counts(reply)
-            self.client_metrics.append(
-                {"method": self.method, "round": server_round, "phase": phase, "node": node, **metrics}
-            )
+            row: dict[str, str | int] = {
+                "method": self.method, "round": server_round, "phase": phase, "node": node,
+            }  # fmt: skip
+            self.client_metrics.append({**row, **reported_client(reply), **metrics})
             for key, value in metrics.items():
                 total[key] = total.get(key, 0) + value
         return MetricRecord(dict(total))

@@ -15,6 +15,7 @@ from typing import Any
 from pdss_fl.config import RunSettings
 from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.errors import SettingError
+from pdss_fl.sharing_settings import OFF
 
 # A node's key, and the setting that it takes the place of.
 KEYS = {
@@ -55,7 +56,13 @@ def own_settings(settings: RunSettings, choices: Mapping[str, Any], simulated: b
     if not simulated:
         plain = {setting: RunSettings().flat()[setting] for key, setting in KEYS.items() if key.startswith("data-")}
         settings = _with_choices(settings, {**plain, "data.source": "jsonl", "data.path": ""})
-    return _with_choices(settings, choices) if choices else settings
+    own = _with_choices(settings, choices) if choices else settings
+    if own.sharing.mode != OFF and own.slm != settings.slm:
+        raise SettingError(
+            f"sharing.mode = {own.sharing.mode!r} averages one small model, slm.model = {settings.slm.model!r}, and "
+            "this client chose another or other sizes: leave its slm-... choices out, or set sharing.mode to 'off'"
+        )
+    return own
 
 
 def simulated_choices(settings: RunSettings, partition_id: int) -> tuple[dict[str, Any], str]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
 
 from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
 from pdss_fl.choices import own_settings
@@ -24,9 +26,11 @@ from pdss_fl.messages import RationaleBatch
 from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy import BLANK, Ledger
 from pdss_fl.release import Perturber, release_prompts, resend_prompts, stored_payload, word_pairs
+from pdss_fl.sharing_settings import OFF
 from pdss_fl.slm.decoder import DecodeRequest, InContextDecoder, align, keep_rationales
 from pdss_fl.slm.evaluate import evaluate
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
+from pdss_fl.slm.sharing import load_shared, shared_state
 from pdss_fl.slm.trainer import TrainingItem, TrainSettings, train
 from pdss_fl.store import ClientStore
 from pdss_fl.vocabularies import load_perturber, load_vocabulary
@@ -149,6 +153,21 @@ class DistillationClient:
         outcome = evaluate(self._load_slm(method), self.test_examples)
         return {"num-examples": outcome.total, "correct": outcome.correct}
 
+    @property
+    def shares(self) -> bool:
+        """Whether this run averages small models; the node's policy was asked."""
+        return self.settings.sharing.mode != OFF
+
+    def shared(self, method: str) -> dict[str, torch.Tensor]:
+        """Return the weights of a method's small model that leave this client, where the run shares them."""
+        return shared_state(self._load_slm(method))
+
+    def adopt(self, method: str, state: Mapping[str, torch.Tensor]) -> None:
+        """Put averaged weights into a method's small model."""
+        slm = self._load_slm(method)
+        load_shared(slm, state)
+        self.store.save_slm(method, slm.save)
+
     def _perturber(self, method: str, server_round: int) -> Perturber:
         name = IDENTITY if method == "dss" else self.settings.privacy.mechanism
         seed = self.settings.insecure_noise_seed
@@ -224,12 +243,14 @@ class DistillationClient:
         return SmallModel.load(initial)
 
     def _tokenizer_texts(self) -> list[str]:
-        """Texts from which a from-scratch model takes its words: public words and its own training data."""
+        """Texts from which a from-scratch model takes its words: public ones and, if it stays here, its own data's."""
         if self.settings.slm.model != SCRATCH:
             return []
         privacy = self.settings.privacy
         vocabulary = load_vocabulary(privacy.vocabulary, privacy.vocabulary_size, privacy.embeddings)
-        own = [" ".join((e.question, *e.choices, e.answer)) for e in self.train_examples]
+        # A shared model's tokens must be the same everywhere, and its words are told with its shape.
+        private = [] if self.shares else self.train_examples
+        own = [" ".join((e.question, *e.choices, e.answer)) for e in private]
         return [" ".join(vocabulary.tokens), *own]
 
     def _train_settings(self, server_round: int, rationale_weight: float) -> TrainSettings:

@@ -25,7 +25,8 @@ from pdss_fl.logs import configure_logging
 from pdss_fl.messages import PromptBatch, RationaleBatch
 from pdss_fl.mods import error_guard_mod
 from pdss_fl.policy import NodePolicy
-from pdss_fl.replies import CLIENT
+from pdss_fl.replies import ARRAYS, CLIENT
+from pdss_fl.sharing import adopt_average, weights_record
 from pdss_fl.simulation import in_simulation
 
 PROMPTS, RATIONALES, CONFIG, METRICS, PAYLOAD = "prompts", "rationales", "config", "metrics", "payload"
@@ -51,12 +52,16 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     @app.train("distill")
     def distill(msg: Message, context: Context) -> Message:
         method, server_round = _asked(msg)
-        offer, content = Offer.find_in(msg.content), RecordDict()
+        offer, content, client = Offer.find_in(msg.content), RecordDict(), _client(context)
+        if client.store.load_metrics(method, server_round) is None:  # else a retry would lose what was trained
+            adopt_average(client, method, msg)
         if offer is None:
-            metrics = _client(context).distill(method, server_round, _payload(msg))
+            metrics = client.distill(method, server_round, _payload(msg))
         else:
-            metrics, report = distill_directly(_client(context), method, server_round, offer)
+            metrics, report = distill_directly(client, method, server_round, offer)
             report.add_to(content)
+        if client.shares:
+            content[ARRAYS] = weights_record(client.shared(method))
         content[METRICS] = MetricRecord(dict(metrics))
         return Message(content, reply_to=msg)
 
@@ -64,6 +69,7 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     def evaluate(msg: Message, context: Context) -> Message:
         method, _ = _asked(msg)
         client = _client(context)
+        adopt_average(client, method, msg)
         metrics = client.evaluate(method)
         if client.policy.simulated:  # so that results name it as the files of the run do
             metrics[CLIENT] = client.partition_id

@@ -32,6 +32,7 @@ from pdss_fl.rules import (
     within,
 )  # fmt: skip
 from pdss_fl.rules import setting as _setting
+from pdss_fl.sharing_settings import SharingSettings
 
 METHODS = ("untrained", "standalone", "pdss", "dss")
 IDENTITY = "identity"
@@ -195,6 +196,7 @@ class RunSettings:
     llm: LLMSettings = field(default_factory=LLMSettings)
     slm: SmallModelSettings = field(default_factory=SmallModelSettings)
     distill: DistillSettings = field(default_factory=DistillSettings)
+    sharing: SharingSettings = field(default_factory=SharingSettings)
 
     @classmethod
     def from_run_config(cls, run_config: Mapping[str, Any]) -> RunSettings:
@@ -265,7 +267,7 @@ def _check_endpoint(llm: LLMSettings) -> None:
 
 
 _T = TypeVar("_T")
-_GROUPS = {"privacy", "data", "llm", "slm", "distill"}
+_GROUPS = {"privacy", "data", "llm", "slm", "distill", "sharing"}
 
 
 def _key(name: str) -> str:

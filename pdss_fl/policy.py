@@ -19,10 +19,11 @@ from pdss_fl.config import IDENTITY, SCRATCH, RunSettings
 from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.errors import PolicyRefusal, SettingError
 from pdss_fl.rules import NOT_EMPTY, checked, one_of
+from pdss_fl.sharing_settings import OFF
 
 _KNOWN = {
     "state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example", "allowed-mechanisms",
-    "allowed-models", "allowed-lengths", "public-choices", "metrics",
+    "allowed-models", "allowed-lengths", "public-choices", "metrics", "allow-sharing",
     "allowed-llm-addresses", "llm-root-certificates", "llm-certificate", "llm-key",
     *CHOICES,
 }  # fmt: skip
@@ -41,7 +42,8 @@ class NodePolicy:
     ``metric-ldp`` nats per unit of distance. ``allowed_models`` bounds ``slm.model`` and ``privacy.embeddings``.
     ``allowed_llm_addresses`` are the LLM servers that a run may send this node to (``llm.channel = "direct"``);
     the node trusts ``llm_root_certificates`` there and no CA that a run names. ``choices`` are settings that the
-    node chose for itself, which outrank the run's within these limits.
+    node chose for itself, which outrank the run's within these limits. ``allow_sharing`` lets a run average this
+    node's small models with others' (``sharing.mode``), which tells about the text that they were trained on.
     """
 
     state_dir: Path
@@ -57,6 +59,7 @@ class NodePolicy:
     llm_root_certificates: Path | None = None
     llm_certificate: Path | None = None
     llm_key: Path | None = None
+    allow_sharing: bool = False
     simulated: bool = False
     choices: Mapping[str, Any] = field(default_factory=dict)
 
@@ -68,11 +71,11 @@ class NodePolicy:
         (all four needed), ``allowed-mechanisms`` and ``allowed-models`` (words separated by spaces or
         commas, or lists in the file), ``allowed-lengths`` (of ``privacy.length``), ``public-choices`` (the
         labels that may be sent unperturbed, separated by commas), ``metrics`` (``full`` or ``none``),
-        ``allowed-llm-addresses`` (``host:port``), ``llm-root-certificates`` (PEM file of the CA that is trusted
-        there; without it these addresses have to be on loopback), ``llm-certificate`` and ``llm-key`` (this node's
-        own, for mutual TLS), what the node chooses for itself (``pdss_fl.choices``; the ``slm-model`` that it
-        names is one of its allowed models), and ``policy``: a TOML file with the same keys, which ``node_config``
-        itself outranks.
+        ``allow-sharing`` (``true`` or ``false``), ``allowed-llm-addresses`` (``host:port``),
+        ``llm-root-certificates`` (PEM file of the CA that is trusted there; without it these addresses have to be on
+        loopback), ``llm-certificate`` and ``llm-key`` (this node's own, for mutual TLS), what the node chooses for
+        itself (``pdss_fl.choices``; the ``slm-model`` that it names is one of its allowed models), and ``policy``: a
+        TOML file with the same keys, which ``node_config`` itself outranks.
 
         Raises
         ------
@@ -111,6 +114,7 @@ class NodePolicy:
             llm_root_certificates=_file(config, "llm-root-certificates"),
             llm_certificate=_file(config, "llm-certificate"),
             llm_key=_file(config, "llm-key"),
+            allow_sharing=checked("allow-sharing", config.get("allow-sharing", False), bool, {}),
             choices=choices,
         )
 
@@ -136,6 +140,7 @@ class NodePolicy:
             allowed_llm_addresses=(settings.llm.address,),
             llm_root_certificates=Path(settings.llm.root_certificates) if settings.llm.root_certificates else None,
             metrics=metrics,
+            allow_sharing=True,
             simulated=True,
             choices=choices,
         )
@@ -146,6 +151,10 @@ class NodePolicy:
             raise PolicyRefusal("insecure-noise-seed is for simulation; this node draws its noise unseeded")
         if settings.client_choices and not self.simulated:
             raise PolicyRefusal("client-choices is for simulation; this node's own config states its choices")
+        if settings.sharing.mode != OFF and not self.allow_sharing:
+            raise PolicyRefusal(
+                f"sharing.mode = {settings.sharing.mode!r} sends a client's weights; this node does not allow-sharing"
+            )
         if settings.data.public_choices and not (self.public_choices or self.simulated):
             raise PolicyRefusal("data.public-choices sends choices unperturbed; this node names no public-choices")
         if settings.privacy.length not in self.allowed_lengths:

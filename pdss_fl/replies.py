@@ -1,4 +1,4 @@
-"""What the strategy takes out of clients' replies; nothing in them is trusted."""
+"""What the strategy takes out of clients' replies, where nothing is trusted, and the names that both sides use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pdss_fl.errors import MessageError
 from pdss_fl.messages import printable
 
 _COUNTS = ("num-examples", "correct")
-CLIENT = "client"
+CLIENT, ARRAYS = "client", "arrays"
 _MAX_REASON_CHARS = 400
 
 

@@ -24,6 +24,7 @@ from pdss_fl.logs import configure_logging
 from pdss_fl.messages import GenerationSettings
 from pdss_fl.report import render_summary
 from pdss_fl.results import RunDirectory, accuracy, privacy_summary, versions, weakest
+from pdss_fl.sharing_settings import OFF
 from pdss_fl.strategy import StepByStepDistillation
 
 logger = logging.getLogger("pdss_fl.server")
@@ -133,6 +134,7 @@ def _strategy(
         method=method,
         generation=generation,
         offer=_offers(settings.llm, generation, run_id) if settings.llm.channel == "direct" else None,
+        sharing=settings.sharing.mode != OFF,
         quorum=settings.quorum,
         perturb_timeout=settings.perturb_timeout,
         fraction_train=settings.fraction_train,

@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
 
+from pdss_fl.averaging import average_weights
 from pdss_fl.direct import DirectReport, Offer
 from pdss_fl.errors import MessageError, QuorumLost
 from pdss_fl.llm.protocol import RationaleGenerator
@@ -29,7 +30,7 @@ from pdss_fl.messages import (
     Rationale,
     RationaleBatch,
 )
-from pdss_fl.replies import plain, prompt_payload, reported_client, reported_counts
+from pdss_fl.replies import ARRAYS, plain, prompt_payload, reported_client, reported_counts
 from pdss_fl.usage import Progress, Usage
 
 logger = logging.getLogger("pdss_fl.strategy")
@@ -40,8 +41,8 @@ UNTRAINED, STANDALONE = "untrained", "standalone"
 class StepByStepDistillation(FedAvg):
     """Ask clients for perturbed prompts, answer with rationales, let them train.
 
-    Source: PDSS (https://arxiv.org/abs/2406.12403). No weights travel: each client keeps a small model
-    of its own, and ``ArrayRecord`` stays empty.
+    Source: PDSS (https://arxiv.org/abs/2406.12403). Unless ``sharing`` is on no weights travel: each client keeps
+    a small model of its own, and ``ArrayRecord`` stays empty.
 
     Parameters
     ----------
@@ -58,6 +59,8 @@ class StepByStepDistillation(FedAvg):
         Seconds to wait for perturbed prompts.
     offer : Callable[[int], Offer] | None (default: None)
         Makes a node's way to the LLM server; turns the direct channel on, in which ``generator`` is not asked.
+    sharing : bool (default: False)
+        Clients send their small model's weights after each round, and go on from the average (FedAvg).
     fraction_train, fraction_evaluate : float
         As in ``FedAvg``.
 
@@ -82,6 +85,7 @@ class StepByStepDistillation(FedAvg):
         quorum: int = 1,
         perturb_timeout: float = 600.0,
         offer: Callable[[int], Offer] | None = None,
+        sharing: bool = False,
         fraction_train: float = 1.0,
         fraction_evaluate: float = 1.0,
     ) -> None:
@@ -98,6 +102,7 @@ class StepByStepDistillation(FedAvg):
         self.quorum = quorum
         self.perturb_timeout = perturb_timeout
         self.offer = offer
+        self.sharing = sharing
         self.usage = Usage()
         self.statements: dict[int, PrivacyStatement] = {}
         self.client_metrics: list[dict[str, str | int]] = []
@@ -125,17 +130,21 @@ class StepByStepDistillation(FedAvg):
                 node: RecordDict({"config": config, "rationales": ConfigRecord({"payload": batch.serialize()})})
                 for node, batch in answers.items()
             }
+        if self.sharing and arrays:
+            for content in contents.values():
+                content[ARRAYS] = arrays
         return self._remember(_requests(contents, "train.distill", server_round))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Keep what clients reported; there are no weights to average."""
+        """Keep what clients reported; average their weights if they share them."""
         answered = self._answered("distill", self._sent, replies)
         self._trained |= set(answered)
         if self.offer is not None and self.method != STANDALONE:
             self._note_reports(answered)
-        return None, self._aggregate("distill", server_round, answered)
+        average = average_weights(answered) if self.sharing else None
+        return average, self._aggregate("distill", server_round, answered)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -145,6 +154,8 @@ class StepByStepDistillation(FedAvg):
         if self.method != UNTRAINED:  # a client that has not trained has nothing to evaluate
             node_ids = [node for node in node_ids if node in self._trained]
         content = RecordDict({"config": self._config(config, server_round)})
+        if self.sharing and arrays:
+            content[ARRAYS] = arrays
         return self._remember(_requests(dict.fromkeys(node_ids, content), "evaluate", server_round))
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -264,13 +275,8 @@ class StepByStepDistillation(FedAvg):
                 logger.warning("%s: a reply to nothing that was asked is ignored", step)
             elif reply.has_error():
                 self.failure_codes.add(reply.error.code)
-                logger.warning(
-                    "%s: client %d failed (code %d): %s",
-                    step,
-                    node,
-                    reply.error.code,
-                    plain(reply.error.reason),
-                )
+                reason = plain(reply.error.reason)
+                logger.warning("%s: client %d failed (code %d): %s", step, node, reply.error.code, reason)
             else:
                 answered[node] = reply
         for node in waiting.values():

@@ -8,6 +8,7 @@ from pdss_fl.privacy.attacks.bayes import candidates, optimal_success, word_prio
 from pdss_fl.privacy.attacks.caps import Cap, Targets, token_cap
 from pdss_fl.privacy.attacks.language import Completer, MaskedScores, SequenceScore
 from pdss_fl.privacy.attacks.linkage import Document, link
+from pdss_fl.privacy.attacks.membership import Membership, membership_attack
 from pdss_fl.privacy.attacks.results import AttackResult, Rate
 from pdss_fl.privacy.attacks.stems import stem_classes, text_classes
 from pdss_fl.privacy.attacks.suite import Releases, run_attacks
@@ -18,6 +19,7 @@ __all__ = [
     "Completer",
     "Document",
     "MaskedScores",
+    "Membership",
     "Rate",
     "Releases",
     "Seen",
@@ -25,6 +27,7 @@ __all__ = [
     "Targets",
     "candidates",
     "link",
+    "membership_attack",
     "optimal_success",
     "run_attacks",
     "stem_classes",

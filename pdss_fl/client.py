@@ -25,6 +25,7 @@ from pdss_fl.errors import MessageError, SettingError, StoreError
 from pdss_fl.messages import RationaleBatch
 from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy import BLANK, Ledger
+from pdss_fl.private_training import train_under_charge
 from pdss_fl.release import Perturber, release_prompts, resend_prompts, stored_payload, word_pairs
 from pdss_fl.sharing_settings import OFF
 from pdss_fl.slm.decoder import DecodeRequest, InContextDecoder, align, keep_rationales
@@ -125,12 +126,15 @@ class DistillationClient:
         items = [TrainingItem(e, rationales.get(e.key, {}).get("decoded")) for e in self.train_examples]
         used = any(item.rationale is not None for item in items)
         slm = self._load_slm(method)
-        weight = self.settings.distill.rationale_weight if used else 0.0
-        result = train(slm, items, self._train_settings(server_round, weight), self._progress(method))
-        if result.truncated:
+        if self.settings.sharing.epsilon:  # what is trained on may not depend on any one example
+            chosen = self._train_settings(server_round, payload is not None)
+            cut = train_under_charge(slm, items, chosen, self.settings, self.ledger, self._progress(method))
+        else:
+            cut = train(slm, items, self._train_settings(server_round, used), self._progress(method)).truncated
+        if cut:
             logger.warning(
-                "client %d: %s: %d training rows cut to slm.max-tokens = %d", self.partition_id, method,
-                result.truncated, slm.max_tokens,
+                "client %d: %s: %d training rows cut to slm.max-tokens = %d", self.partition_id, method, cut,
+                slm.max_tokens,
             )  # fmt: skip
         self.store.save_slm(method, slm.save)
         metrics: Metrics = {"num-examples": len(items)}
@@ -253,13 +257,13 @@ class DistillationClient:
         own = [" ".join((e.question, *e.choices, e.answer)) for e in private]
         return [" ".join(vocabulary.tokens), *own]
 
-    def _train_settings(self, server_round: int, rationale_weight: float) -> TrainSettings:
+    def _train_settings(self, server_round: int, rationales: bool) -> TrainSettings:
         distill, rounds = self.settings.distill, self.settings.num_server_rounds
         return TrainSettings(
             steps=max(1, distill.steps // rounds),
             batch_size=distill.batch_size,
             learning_rate=distill.learning_rate,
-            rationale_weight=rationale_weight,
+            rationale_weight=distill.rationale_weight if rationales else 0.0,
             weight_decay=distill.weight_decay,
             seed=self.settings.seed * 1000 + server_round,
         )

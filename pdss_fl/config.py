@@ -32,7 +32,7 @@ from pdss_fl.rules import (
     within,
 )  # fmt: skip
 from pdss_fl.rules import setting as _setting
-from pdss_fl.sharing_settings import SharingSettings
+from pdss_fl.sharing_settings import SharingSettings, check_sharing
 
 METHODS = ("untrained", "standalone", "pdss", "dss")
 IDENTITY = "identity"
@@ -209,6 +209,7 @@ class RunSettings:
         """
         settings = _load(cls, run_config, "")
         _check_endpoint(settings.llm)
+        check_sharing(settings.sharing, settings.distill.filter)
         unknown = sorted(set(settings.method_names) - set(METHODS))
         if unknown or not settings.method_names:
             raise SettingError(f"methods = {settings.methods!r}: expected words out of {', '.join(METHODS)}")

@@ -19,7 +19,7 @@ from pdss_fl.config import IDENTITY, SCRATCH, RunSettings
 from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.errors import PolicyRefusal, SettingError
 from pdss_fl.rules import NOT_EMPTY, checked, one_of
-from pdss_fl.sharing_settings import OFF
+from pdss_fl.sharing_settings import OFF, SharingSettings
 
 _KNOWN = {
     "state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example", "allowed-mechanisms",
@@ -43,7 +43,8 @@ class NodePolicy:
     ``allowed_llm_addresses`` are the LLM servers that a run may send this node to (``llm.channel = "direct"``);
     the node trusts ``llm_root_certificates`` there and no CA that a run names. ``choices`` are settings that the
     node chose for itself, which outrank the run's within these limits. ``allow_sharing`` lets a run average this
-    node's small models with others' (``sharing.mode``), which tells about the text that they were trained on.
+    node's small models with others' (``sharing.mode``), which tells about the text that they were trained on:
+    ``dp-sgd`` only if they are trained by it, charged to the ledger, ``any`` in any way.
     """
 
     state_dir: Path
@@ -59,7 +60,7 @@ class NodePolicy:
     llm_root_certificates: Path | None = None
     llm_certificate: Path | None = None
     llm_key: Path | None = None
-    allow_sharing: bool = False
+    allow_sharing: str = "none"
     simulated: bool = False
     choices: Mapping[str, Any] = field(default_factory=dict)
 
@@ -71,7 +72,7 @@ class NodePolicy:
         (all four needed), ``allowed-mechanisms`` and ``allowed-models`` (words separated by spaces or
         commas, or lists in the file), ``allowed-lengths`` (of ``privacy.length``), ``public-choices`` (the
         labels that may be sent unperturbed, separated by commas), ``metrics`` (``full`` or ``none``),
-        ``allow-sharing`` (``true`` or ``false``), ``allowed-llm-addresses`` (``host:port``),
+        ``allow-sharing`` (``none``, ``dp-sgd`` or ``any``), ``allowed-llm-addresses`` (``host:port``),
         ``llm-root-certificates`` (PEM file of the CA that is trusted there; without it these addresses have to be on
         loopback), ``llm-certificate`` and ``llm-key`` (this node's own, for mutual TLS), what the node chooses for
         itself (``pdss_fl.choices``; the ``slm-model`` that it names is one of its allowed models), and ``policy``: a
@@ -96,7 +97,7 @@ class NodePolicy:
                 'max-epsilon-per-example=200.0\' or name a file with policy="/abs/policy.toml"'
             )
         metrics = config.get("metrics", "full")
-        choices = choices_in(config)
+        sharing, choices = config.get("allow-sharing", "none"), choices_in(config)
         models = _words(config.get("allowed-models", " ".join(cls.allowed_models)))
         return cls(
             state_dir=_absolute(config, "state-dir"),
@@ -114,7 +115,7 @@ class NodePolicy:
             llm_root_certificates=_file(config, "llm-root-certificates"),
             llm_certificate=_file(config, "llm-certificate"),
             llm_key=_file(config, "llm-key"),
-            allow_sharing=checked("allow-sharing", config.get("allow-sharing", False), bool, {}),
+            allow_sharing=checked("allow-sharing", sharing, str, one_of("none", "dp-sgd", "any")),
             choices=choices,
         )
 
@@ -140,7 +141,7 @@ class NodePolicy:
             allowed_llm_addresses=(settings.llm.address,),
             llm_root_certificates=Path(settings.llm.root_certificates) if settings.llm.root_certificates else None,
             metrics=metrics,
-            allow_sharing=True,
+            allow_sharing="any",
             simulated=True,
             choices=choices,
         )
@@ -151,10 +152,7 @@ class NodePolicy:
             raise PolicyRefusal("insecure-noise-seed is for simulation; this node draws its noise unseeded")
         if settings.client_choices and not self.simulated:
             raise PolicyRefusal("client-choices is for simulation; this node's own config states its choices")
-        if settings.sharing.mode != OFF and not self.allow_sharing:
-            raise PolicyRefusal(
-                f"sharing.mode = {settings.sharing.mode!r} sends a client's weights; this node does not allow-sharing"
-            )
+        self._check_sharing(settings.sharing)
         if settings.data.public_choices and not (self.public_choices or self.simulated):
             raise PolicyRefusal("data.public-choices sends choices unperturbed; this node names no public-choices")
         if settings.privacy.length not in self.allowed_lengths:
@@ -197,6 +195,14 @@ class NodePolicy:
         """Refuse to send anything to an LLM server that the node does not name; raises ``PolicyRefusal``."""
         if address not in self.allowed_llm_addresses:
             raise PolicyRefusal(f"llm.address = {address!r} is not among this node's allowed-llm-addresses")
+
+    def _check_sharing(self, sharing: SharingSettings) -> None:
+        allowed = self.allow_sharing == "any" or (self.allow_sharing == "dp-sgd" and sharing.epsilon > 0)
+        if sharing.mode != OFF and not allowed:
+            raise PolicyRefusal(
+                f"sharing.mode = {sharing.mode!r} with sharing.epsilon = {sharing.epsilon:g} (0: without privacy) "
+                f"sends a client's weights; this node's allow-sharing is {self.allow_sharing!r}"
+            )
 
     def _check_named(self, name: str) -> None:
         if name not in self.allowed_mechanisms:

@@ -12,6 +12,8 @@ from pdss_fl.client import DistillationClient
 from pdss_fl.errors import MessageError
 from pdss_fl.replies import ARRAYS
 
+UNTRAINED = "untrained"
+
 
 def adopt_average(client: DistillationClient, method: str, msg: Message) -> None:
     """Put the averaged weights of a message, if it carries any, into the client's small model of a method.
@@ -19,13 +21,14 @@ def adopt_average(client: DistillationClient, method: str, msg: Message) -> None
     Raises
     ------
     MessageError
-        If the run does not share weights, or they are not of this client's model.
+        If the run does not share weights, they are for the untrained model, which all others start from, or they
+        are not of this client's model.
     """
     record = msg.content.get(ARRAYS)
     if record is None:
         return
-    if not client.shares:
-        raise MessageError("the request carries weights, and this run does not share any (sharing.mode)")
+    if not client.shares or method == UNTRAINED:
+        raise MessageError("the request carries weights where none are shared (sharing.mode, method)")
     try:
         if not isinstance(record, ArrayRecord):
             raise TypeError

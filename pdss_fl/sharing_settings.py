@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pdss_fl.errors import SettingError
 from pdss_fl.rules import NOT_NEGATIVE, POSITIVE, one_of, setting
 
 OFF, FEDAVG = "off", "fedavg"
@@ -23,3 +24,14 @@ class SharingSettings:
     epsilon: float = setting(0.0, NOT_NEGATIVE)
     delta: float = setting(1e-5, {"check": lambda v: 0 < v <= 1e-3, "expected": "above 0, at most 0.001"})
     clip: float = setting(1.0, POSITIVE)
+
+
+def check_sharing(sharing: SharingSettings, rationale_filter: str) -> None:
+    """Refuse settings under which ``epsilon`` would have no effect, or would not hold; raises ``SettingError``."""
+    if sharing.epsilon and sharing.mode == OFF:
+        raise SettingError(f"sharing.epsilon = {sharing.epsilon!r} has no effect while sharing.mode is 'off'")
+    if sharing.epsilon and rationale_filter != "off":
+        raise SettingError(
+            f"distill.filter = {rationale_filter!r} compares a client's examples with each other, so that one of them "
+            "would tell in more than its own gradient: with sharing.epsilon set distill.filter to 'off'"
+        )

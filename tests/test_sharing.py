@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 
 from pdss_fl.averaging import average_weights
 from pdss_fl.client_app import create_client_app
-from pdss_fl.errors import MessageError, QuorumLost
+from pdss_fl.config import RunSettings
+from pdss_fl.errors import MessageError, QuorumLost, SettingError
+from pdss_fl.privacy import Ledger
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
 from pdss_fl.slm.sharing import load_shared, shared_state
 from pdss_fl.strategy import StepByStepDistillation
@@ -39,7 +41,7 @@ def grid_of(tmp_path: Path, tiny: Path, policies: list[dict[str, Any]], **change
             "data.source": "jsonl", "data.train-examples": 8 * i, "data.test-examples": 20, "slm.hidden-size": 32,
             "slm.layers": 1, "distill.steps": 4, "num-server-rounds": 2, "sharing.mode": "fedavg", **changes,
         }  # fmt: skip
-        limits = {"allowed-models": f"scratch {tiny}", "allow-sharing": True, **policy}
+        limits = {"allowed-models": f"scratch {tiny}", "allow-sharing": "any", **policy}
         contexts[i] = context(i, node(tmp_path / f"s{i}", path, **limits), config)
     return LoopbackGrid(create_client_app(), contexts)
 
@@ -106,10 +108,19 @@ def test_without_sharing_no_weights_leave(tmp_path: Path, tiny: Path) -> None:
     assert reply.error.code == 105, "a server cannot have its own weights tried on private questions"
 
 
+def test_the_model_that_all_methods_start_from_is_not_the_servers_to_replace(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, [{}, {}])
+    result = start(grid)
+    config = ConfigRecord({"method": "untrained", "server-round": 0})
+    reply = grid.app(Message(RecordDict({"config": config, "arrays": result.arrays}), 1, "evaluate"), grid.contexts[1])
+    assert reply.error.code == 105
+
+
 @pytest.mark.parametrize(
     ("policy", "code", "what"),
     [
-        ({"allow-sharing": False}, 102, "allow-sharing"),
+        ({"allow-sharing": "none"}, 102, "allow-sharing"),
+        ({"allow-sharing": "dp-sgd"}, 102, "without privacy"),
         ({"slm-layers": 2}, 101, "slm.model"),
     ],
 )
@@ -122,6 +133,66 @@ def test_who_may_not_or_cannot_share_is_refused_before_any_work(
     (refused,) = (m for m in grid.replies if m.has_error())
     assert (refused.error.code, what in str(refused.error.reason)) == (code, True)
     assert not (tmp_path / "s2" / "runs").exists()
+
+
+DP = {"sharing.epsilon": 4.0, "distill.filter": "off"}
+
+
+def charges(tmp_path: Path, client: int = 1) -> list[dict[str, Any]]:
+    lines = (tmp_path / f"s{client}" / "ledger.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["recipe"].startswith("dp-sgd")]
+
+
+@pytest.mark.parametrize("method", ["standalone", "pdss"])
+def test_private_training_is_charged_to_every_example_in_the_same_ledger(
+    tmp_path: Path, tiny: Path, method: str
+) -> None:
+    grid = grid_of(tmp_path, tiny, [{"allow-sharing": "dp-sgd"}, {}], **DP)
+    start(grid, method)
+    lines = charges(tmp_path)
+    assert len(lines) == 2 * 8, "two rounds, eight examples"
+    ledger = Ledger(tmp_path / "s1" / "ledger.jsonl", 1e6)
+    for example in {line["example"] for line in lines}:
+        own = [line for line in lines if line["example"] == example]
+        assert sum(line["epsilon"] for line in own) == pytest.approx(4.0)
+        assert sum(line["delta"] for line in own) == pytest.approx(1e-5)
+        perturbed = 7.0 * 3 if method == "pdss" else 0.0  # three words at the default epsilon
+        assert ledger.spent(example) == pytest.approx(4.0 + perturbed)
+
+
+def test_who_cannot_pay_sends_no_weights(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, [{"max-epsilon-per-example": 3.0}, {}], **DP)
+    result = start(grid, quorum=1)
+    errors = [str(m.error.reason) for m in grid.replies if m.has_error()]
+    assert len(errors) == 1
+    assert "sharing.epsilon" in errors[0]
+    assert "max-epsilon-per-example" in errors[0]
+    assert len(charges(tmp_path)) == 8, "the first round, and nothing for the second"
+    assert result.arrays
+
+
+def test_a_training_that_is_repeated_pays_again_and_a_retried_request_does_not(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, [{}], **DP)
+    start(grid, quorum=1)
+    first = next(m for m in grid.requests if m.metadata.message_type == "train.distill")
+    assert not grid.app(first, grid.contexts[1]).has_error()
+    assert len(charges(tmp_path)) == 16
+    (tmp_path / "s1" / "runs" / "1" / "metrics" / "standalone-1.json").unlink()  # as if it had crashed before this
+    assert not grid.app(first, grid.contexts[1]).has_error()
+    assert len(charges(tmp_path)) == 24
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        ({"sharing.epsilon": 1.0, "distill.filter": "off"}, "sharing.mode"),
+        ({"sharing.epsilon": 1.0, "sharing.mode": "fedavg"}, "distill.filter"),
+        ({"sharing.mode": "average"}, "sharing.mode"),
+    ],
+)
+def test_settings_under_which_epsilon_would_not_hold_are_refused(config: dict[str, Any], what: str) -> None:
+    with pytest.raises(SettingError, match=what):
+        RunSettings.from_run_config(config)
 
 
 def replies(*contents: dict[str, Any]) -> dict[int, Message]:

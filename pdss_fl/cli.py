@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,6 +91,72 @@ def run(
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
     typer.echo(render_summary(summary))
     typer.echo(f"results: {path}")
+
+
+@app.command()
+def doctor(
+    run_config: Annotated[
+        list[str] | None, typer.Option("--run-config", "-c", help="As for flwr run: the run to look at.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="A node's policy file, to look at that node as well.")] = None,
+) -> None:
+    """Look at everything that a run will need of this machine, and say what to do; exit code 1 if anything fails."""
+    from flwr.common.config import parse_config_args
+
+    from pdss_fl.config import RunSettings
+    from pdss_fl.doctor import FAIL, examine
+
+    settings = RunSettings.from_run_config(parse_config_args(run_config))
+    findings = []
+    for finding in examine(settings, policy):
+        findings.append(finding)
+        typer.echo(f"{finding.verdict:4}  {finding.what:18} {finding.found}")
+        if finding.remedy:
+            typer.echo(f"{'':25}-> {finding.remedy}")
+    failed = sum(finding.verdict == FAIL for finding in findings)
+    if failed:
+        typer.echo(f"{failed} of {len(findings)} checks fail", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder; on a client STATE-DIR/runs/RUN-ID, with --policy.")],
+    policy: Annotated[Path | None, typer.Option(help="The policy file of the client whose own page this is.")] = None,
+    examples: Annotated[int, typer.Option(min=0, help="The client's own examples to show.")] = 5,
+    output: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write a run as one self-contained page: the comparison, each client, the budget, what an attacker finds.
+
+    With the client's own files, as after a simulation, it shows private texts: keep it where they may be seen.
+    """
+    from pdss_fl.policy import NodePolicy
+    from pdss_fl.run_report.material import read_run
+    from pdss_fl.run_report.page import render_page
+
+    own = NodePolicy.from_node_config({"policy": str(policy)}) if policy else None
+    page = render_page(read_run(run, own, examples))
+    output.write_text(page, encoding="utf-8")
+    typer.echo(f"wrote {output}")
+
+
+@app.command()
+def node(
+    policy: Annotated[Path, typer.Argument(help="The node's policy (TOML): state-dir, data-path, the two limits.")],
+    socket: Annotated[Path, typer.Option(help="Unix socket to make, for the SuperNode's node-socket.")],
+    socket_group: Annotated[str, typer.Option(help="Group that may write to it; has the SuperNode's user.")] = "",
+) -> None:
+    """Be the client, as a process of its own that alone reads the data; the ClientApp only relays.
+
+    Start the SuperNode as another user and with --node-config 'node-socket="SOCKET"' alone.
+    """
+    from pdss_fl.node import listening
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), listening(policy, socket, socket_group) as server:
+        typer.echo(f"node at {socket}")
+        server.wait_for_termination()
 
 
 app.command()(serve)

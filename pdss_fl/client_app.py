@@ -25,6 +25,7 @@ from pdss_fl.logs import configure_logging
 from pdss_fl.messages import PromptBatch, RationaleBatch
 from pdss_fl.mods import error_guard_mod
 from pdss_fl.policy import NodePolicy
+from pdss_fl.relay import relay_mod
 from pdss_fl.replies import ARRAYS, CLIENT
 from pdss_fl.sharing import adopt_average, weights_record
 from pdss_fl.simulation import in_simulation
@@ -38,10 +39,10 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     Parameters
     ----------
     mods : Sequence[Mod] (default: ())
-        Run inside the error guard, which stays the outermost mod.
+        Run inside the error guard, which stays the outermost mod; not where a node relays to its own process.
     """
     configure_logging()
-    app = ClientApp(mods=[error_guard_mod, *mods])
+    app = ClientApp(mods=[error_guard_mod, relay_mod, *mods])
 
     @app.query("perturb")
     def perturb(msg: Message, context: Context) -> Message:

@@ -18,19 +18,10 @@ from typing import Any, TypeVar, get_type_hints
 from platformdirs import user_data_path
 
 from pdss_fl.bundled import BUNDLED_MODEL
-from pdss_fl.data_settings import BUILT_IN_DATA, DataSettings
+from pdss_fl.data_settings import BUILT_IN_DATA as BUILT_IN_DATA
+from pdss_fl.data_settings import DataSettings
 from pdss_fl.errors import SettingError
-from pdss_fl.rules import (
-    A_WEEK,
-    AT_LEAST_0,
-    AT_LEAST_1,
-    NOT_EMPTY,
-    NOT_NEGATIVE,
-    POSITIVE,
-    checked,
-    one_of,
-    within,
-)  # fmt: skip
+from pdss_fl.rules import A_WEEK, AT_LEAST_0, AT_LEAST_1, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, checked, one_of, within
 from pdss_fl.rules import setting as _setting
 from pdss_fl.sharing_settings import SharingSettings, check_sharing
 
@@ -175,9 +166,10 @@ class RunSettings:
     """Everything that ``flwr run -c`` can change.
 
     ``quorum`` is the fewest clients that have to answer a step; ``distill_timeout`` also limits evaluation.
-    ``insecure_noise_seed`` makes a simulation's noise repeatable and is refused by deployed nodes. So is
-    ``client_choices``: a TOML file with a table ``[client-0]`` for each simulated client that differs, with the
-    keys by which a deployed node states its own choices (``pdss_fl.choices``).
+    ``tracking = "tensorboard"`` writes TensorBoard's files into the run directory. ``insecure_noise_seed`` makes a
+    simulation's noise repeatable and is refused by deployed nodes. So is ``client_choices``: a TOML file with a table
+    ``[client-0]`` for each simulated client that differs, with the keys by which a deployed node states its own choices
+    (``pdss_fl.choices``).
     """
 
     num_server_rounds: int = _setting(1, AT_LEAST_1)
@@ -188,6 +180,7 @@ class RunSettings:
     perturb_timeout: float = _setting(600.0, POSITIVE)
     distill_timeout: float = _setting(3600.0, POSITIVE)
     output_dir: str = _setting("")
+    tracking: str = _setting("off", one_of("off", "tensorboard"))
     seed: int = _setting(0, AT_LEAST_0)
     insecure_noise_seed: int = _setting(-1, {"check": lambda v: v >= -1, "expected": "-1 (off) or a seed"})
     client_choices: str = _setting("")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flwr.app import ArrayRecord, Context
@@ -26,25 +26,36 @@ from pdss_fl.report import render_summary
 from pdss_fl.results import RunDirectory, accuracy, privacy_summary, versions, weakest
 from pdss_fl.sharing_settings import OFF
 from pdss_fl.strategy import StepByStepDistillation
+from pdss_fl.tracking import TENSORBOARD, Callback, Callbacks, TensorBoard
 
 logger = logging.getLogger("pdss_fl.server")
 
-app = ServerApp()
+
+def create_server_app(callbacks: Sequence[Callback] = ()) -> ServerApp:
+    """Return a ServerApp that runs the comparison which the settings ask for.
+
+    Parameters
+    ----------
+    callbacks : Sequence[Callback] (default: ())
+        Told of metrics as they come, beside what ``tracking`` names.
+    """
+    made = ServerApp()
+
+    @made.main()
+    def main(grid: Grid, context: Context) -> None:
+        configure_logging()
+        try:
+            settings = RunSettings.from_run_config(context.run_config)
+            path = run_comparison(grid, settings, context.run_id, callbacks)
+        except PdssError as err:
+            logger.error("error: %s", err.local)
+            raise SystemExit(1) from None
+        print(f"results: {path}", flush=True)
+
+    return made
 
 
-@app.main()
-def main(grid: Grid, context: Context) -> None:
-    """Run the comparison that the settings ask for; write and print its results."""
-    configure_logging()
-    try:
-        path = run_comparison(grid, RunSettings.from_run_config(context.run_config), context.run_id)
-    except PdssError as err:
-        logger.error("error: %s", err.local)
-        raise SystemExit(1) from None
-    print(f"results: {path}", flush=True)
-
-
-def run_comparison(grid: Grid, settings: RunSettings, run_id: int) -> str:
+def run_comparison(grid: Grid, settings: RunSettings, run_id: int, callbacks: Sequence[Callback] = ()) -> str:
     """Run every method that ``methods`` names, write the run directory, print the table.
 
     Returns
@@ -54,6 +65,8 @@ def run_comparison(grid: Grid, settings: RunSettings, run_id: int) -> str:
     """
     directory = RunDirectory(settings.run_directory(run_id))
     directory.write("settings.json", settings.flat())
+    own = [TensorBoard(directory.path / TENSORBOARD)] if settings.tracking == TENSORBOARD else []
+    tracking = Callbacks([*callbacks, *own])
     started = time.monotonic()
     generator = load_generator(settings.llm, settings.data.source, run_id) if _needs_llm(settings) else None
     load_seconds = time.monotonic() - started
@@ -63,6 +76,7 @@ def run_comparison(grid: Grid, settings: RunSettings, run_id: int) -> str:
     for method in settings.method_names:
         logger.info("method %s starts", method)
         strategies[method] = _strategy(generator, method, settings, run_id)
+        strategies[method].on_metrics = tracking.on_metrics
         outcome[method] = _run_method(grid, strategies[method], settings)
         # Written after every method, so that one that fails takes nothing of the others with it.
         directory.append_metrics(strategies[method].client_metrics)
@@ -70,6 +84,7 @@ def run_comparison(grid: Grid, settings: RunSettings, run_id: int) -> str:
         directory.write("privacy.json", {"statements": claims})
         summary = _summary(outcome, strategies, generator, load_seconds)
         directory.write("summary.json", summary)
+    tracking.on_end(summary)
     print(render_summary(summary), flush=True)
     return str(directory.path)
 
@@ -194,3 +209,6 @@ def _summary(
         },
         "versions": versions(),
     }
+
+
+app = create_server_app()

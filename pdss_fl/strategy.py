@@ -74,6 +74,8 @@ class StepByStepDistillation(FedAvg):
         One row a client and phase, as the clients reported.
     failure_codes : set[int]
         Codes of the errors that clients answered with.
+    on_metrics : Callable[[str, int, str, Mapping[str, float]], None] | None
+        Told of each step's method, round, phase and sums; see ``pdss_fl.tracking.Callback``.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class StepByStepDistillation(FedAvg):
         self.statements: dict[int, PrivacyStatement] = {}
         self.client_metrics: list[dict[str, str | int]] = []
         self.failure_codes: set[int] = set()
+        self.on_metrics: Callable[[str, int, str, Mapping[str, float]], None] | None = None
         self._trained: set[int] = set()
         self._sent: list[Message] = []
         self._sent_at = time.monotonic()
@@ -257,12 +260,12 @@ class StepByStepDistillation(FedAvg):
         total = {"num-examples": 0}
         for node, reply in answered.items():
             metrics = reported_counts(reply)
-            row: dict[str, str | int] = {
-                "method": self.method, "round": server_round, "phase": phase, "node": node,
-            }  # fmt: skip
+            row: dict[str, str | int] = {"method": self.method, "round": server_round, "phase": phase, "node": node}
             self.client_metrics.append({**row, **reported_client(reply), **metrics})
             for key, value in metrics.items():
                 total[key] = total.get(key, 0) + value
+        if self.on_metrics is not None:
+            self.on_metrics(self.method, server_round, phase, total)
         return MetricRecord(dict(total))
 
     def _answered(self, step: str, requests: Iterable[Message], replies: Iterable[Message]) -> dict[int, Message]:

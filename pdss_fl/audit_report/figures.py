@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
-from typing import Any
 
 from pdss_fl.audit_report.measure import Measured
+from pdss_fl.inline_pictures import as_data
+from pdss_fl.inline_pictures import pyplot as plotting
 from pdss_fl.privacy.attacks import AttackResult
-
-_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # nothing of this machine, and no address
 
 
 def privacy_utility(rows: Sequence[Measured]) -> str:
     """Draw what is kept of the meaning over the best attack: a line a mechanism, a point an epsilon."""
-    pyplot = _pyplot()
+    pyplot = plotting()
     figure, axes = pyplot.subplots(figsize=(8.6, 5.0), layout="constrained")
     names = list(dict.fromkeys(row.name for row in rows))
     colors = pyplot.get_cmap("tab10")
@@ -36,12 +33,12 @@ def privacy_utility(rows: Sequence[Measured]) -> str:
     axes.set_ylim(-2, 105)
     axes.grid(alpha=0.3)
     axes.legend(title="x and dotted: claims nothing", loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
-    return _data(figure)
+    return as_data(figure)
 
 
 def attacks_beside_caps(attacks: Sequence[AttackResult]) -> str:
     """Draw the success of each attack with its interval, and the cap that the claim puts on it."""
-    pyplot = _pyplot()
+    pyplot = plotting()
     shown = [attack for attack in attacks if attack.target != "unprotected"][::-1]
     figure, axes = pyplot.subplots(figsize=(8.6, 0.8 + 0.36 * len(shown)), layout="constrained")
     for place, attack in enumerate(shown):
@@ -55,20 +52,4 @@ def attacks_beside_caps(attacks: Sequence[AttackResult]) -> str:
     axes.set_xlim(-2, 102)
     axes.set_xlabel("success, %: dot with interval; black bar: cap by the claim")
     axes.grid(axis="x", alpha=0.3)
-    return _data(figure)
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _data(figure: Any) -> str:
-    out = io.BytesIO()
-    figure.savefig(out, format="svg", metadata=_METADATA)
-    _pyplot().close(figure)
-    return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
+    return as_data(figure)

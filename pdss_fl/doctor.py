@@ -1,0 +1,224 @@
+"""``pdss doctor``: what a run will need of this machine, looked at before it is needed.
+
+Every check returns findings; it changes nothing but for a file that it writes and removes to see that it can.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import psutil
+from packaging.requirements import Requirement
+
+from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path, cache_directory
+from pdss_fl.config import SCRATCH, RunSettings
+from pdss_fl.data.sources import read_jsonl
+from pdss_fl.errors import PdssError
+from pdss_fl.policy import NodePolicy
+from pdss_fl.privacy.ledger_file import read_ledger
+
+OK, NOTE, FAIL = "ok", "note", "FAIL"
+_FREE_GB = 2  # a converted LLM, vocabularies and a run's small models
+_MEMORY_GB = 4
+_SUPERLINK_PORT = 39091
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: ``verdict`` is ``ok``, ``note`` or ``FAIL``; ``remedy`` says what to do."""
+
+    what: str
+    verdict: str
+    found: str
+    remedy: str = ""
+
+
+def examine(settings: RunSettings, policy: Path | None = None) -> Iterator[Finding]:
+    """Yield findings about this machine for a run with these settings.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Of the run; their defaults are those of ``flwr run .``.
+    policy : Path | None (default: None)
+        A node's policy file; with it, what this node would refuse, its data and its ledger are looked at as well.
+    """
+    yield from _packages()
+    yield from _machine()
+    yield from _ports()
+    yield from _disk(settings)
+    yield from _models(settings)
+    if settings.llm.backend == "grpc":
+        yield _llm_server(settings)
+    if policy is not None:
+        yield from _node(settings, policy)
+
+
+def _packages() -> Iterator[Finding]:
+    python = ".".join(map(str, sys.version_info[:3]))
+    enough = sys.version_info >= (3, 11)
+    yield Finding("python", OK if enough else FAIL, python, "" if enough else "install Python 3.11 or newer")
+    for line in requires("pdss-fl") or ():
+        needed = Requirement(line)
+        if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(needed.name)
+        except PackageNotFoundError:
+            yield Finding(needed.name, FAIL, "not installed", f"pip install '{needed.name}{needed.specifier}'")
+            continue
+        if not needed.specifier.contains(found, prereleases=True):
+            yield Finding(needed.name, FAIL, f"{found}, needed {needed.specifier}", f"pip install '{line}'")
+    main = ("flwr", "torch", "transformers", "grpcio")
+    yield Finding("packages", OK, ", ".join(f"{name} {version(name)}" for name in main))
+
+
+def _machine() -> Iterator[Finding]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    yield Finding("devices", OK, ", ".join(gpus) or f"no GPU; {os.cpu_count()} processor cores")
+    free = psutil.virtual_memory().available / 1e9
+    few = free < _MEMORY_GB
+    remedy = f"the bundled LLM and two clients need some {_MEMORY_GB} GB: end other programs" if few else ""
+    yield Finding("memory", NOTE if few else OK, f"{free:.1f} GB available", remedy)
+
+
+def _ports() -> Iterator[Finding]:
+    port = int(os.environ.get("FLWR_LOCAL_SUPERLINK_HTTP_API_PORT") or _SUPERLINK_PORT)
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        taken = probe.connect_ex(("127.0.0.1", port)) == 0
+    yield Finding(
+        "local SuperLink",
+        NOTE if taken else OK,
+        f"port {port} is {'in use' if taken else 'free'}",
+        "one that `flwr run` started earlier keeps the environment variables and the folder of that time: end it by "
+        "its process id where these should be others; `pdss run` uses a SuperLink of its own"
+        if taken
+        else "",
+    )
+
+
+def _disk(settings: RunSettings) -> Iterator[Finding]:
+    places = {"cache": cache_directory(), "output-dir": settings.run_directory(0).parent}
+    for what, folder in places.items():
+        there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+        free = shutil.disk_usage(there).free / 1e9
+        yield Finding(
+            what,
+            OK if free >= _FREE_GB else NOTE,
+            f"{folder}: {free:.0f} GB free",
+            "" if free >= _FREE_GB else f"free {_FREE_GB} GB, or name another one (PDSS_CACHE_DIR, output-dir)",
+        )
+        if not _writable(there):
+            yield Finding(what, FAIL, f"{there} cannot be written", "correct its permissions, or name another one")
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _models(settings: RunSettings) -> Iterator[Finding]:
+    asked = {"slm.model": settings.slm.model, "privacy.embeddings": settings.privacy.embeddings}
+    if settings.llm.backend == "local":
+        asked = {"llm.model": settings.llm.model, **asked}
+    for setting, model in asked.items():
+        if setting == "slm.model" and model == SCRATCH:
+            continue
+        yield _model(setting, model)
+
+
+def _model(setting: str, model: str) -> Finding:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    if model == BUNDLED_MODEL:
+        try:
+            return Finding(setting, OK, f"{model} in {bundled_model_path()}")
+        except PdssError as err:
+            return Finding(setting, FAIL, model, err.public)
+    if Path(model).is_absolute():
+        there = (Path(model) / "config.json").is_file()
+        return Finding(setting, OK if there else FAIL, model, "" if there else "no model lies there: correct the path")
+    if isinstance(try_to_load_from_cache(model, "config.json"), str):
+        return Finding(setting, OK, f"{model} in the Hugging Face cache")
+    if HF_HUB_OFFLINE:
+        return Finding(setting, FAIL, f"{model} is not in the cache", f"run `HF_HUB_OFFLINE=0 hf download {model}`")
+    return Finding(setting, NOTE, f"{model} is not in the cache", "it will be downloaded when the run starts")
+
+
+def _llm_server(settings: RunSettings) -> Finding:
+    from pdss_fl.llm.access import client_tls, token_maker
+    from pdss_fl.llm.remote import RemoteGenerator
+
+    llm = settings.llm
+    try:
+        make = token_maker(0, 60.0)
+        token = (lambda: make(0)) if make else None
+        tls = client_tls(llm.root_certificates)
+        remote = RemoteGenerator(llm.address, 10.0, tls=tls, insecure=llm.insecure, token=token, retries=1)
+        try:
+            return Finding("llm.address", OK, f"{llm.address} serves {remote.info.model}")
+        finally:
+            remote.close()
+    except PdssError as err:
+        return Finding("llm.address", FAIL, llm.address, err.public)
+
+
+def _node(settings: RunSettings, path: Path) -> Iterator[Finding]:
+    try:
+        policy = NodePolicy.from_node_config({"policy": str(path)})
+    except PdssError as err:
+        yield Finding("policy", FAIL, str(path), err.public)
+        return
+    yield Finding(
+        "policy",
+        OK,
+        f"at most epsilon {policy.max_epsilon_per_token:g} a token, {policy.max_epsilon_per_example:g} an example; "
+        f"metrics: {policy.metrics}",
+    )
+    try:
+        policy.check_run(settings)
+    except PdssError as err:
+        yield Finding("run", FAIL, "this node would refuse it", err.public)
+    yield _data(policy)
+    yield _ledger(policy)
+
+
+def _data(policy: NodePolicy) -> Finding:
+    path = policy.data_path
+    files = [] if path is None else sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    try:
+        counts = [f"{file.name}: {len(read_jsonl(file))} examples" for file in files]
+    except PdssError as err:
+        return Finding("data-path", FAIL, err.local, "correct the file, or data-path")
+    return Finding("data-path", OK if counts else FAIL, ", ".join(counts) or f"no *.jsonl in {path}")
+
+
+def _ledger(policy: NodePolicy) -> Finding:
+    ledger = policy.state_dir / "ledger.jsonl"
+    there = next(folder for folder in (policy.state_dir, *policy.state_dir.parents) if folder.is_dir())
+    if not _writable(there):
+        return Finding("state-dir", FAIL, f"{there} cannot be written", "correct its permissions, or name another one")
+    if not ledger.exists():
+        return Finding("ledger", OK, "none yet: nothing was released")
+    try:
+        found = read_ledger(ledger)
+    except OSError as err:
+        return Finding("ledger", FAIL, f"{ledger} cannot be read", str(err.strerror))
+    if found.trouble:
+        return Finding("ledger", FAIL, found.trouble, "restore the ledger and its witness from one backup")
+    return Finding("ledger", OK, f"{len(found.lines)} releases, all there; `pdss ledger show` lists them")

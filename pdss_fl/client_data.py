@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pdss_fl.choices import own_settings
 from pdss_fl.config import RunSettings
 from pdss_fl.data.division import Division
 from pdss_fl.data.example import Example
@@ -43,6 +44,11 @@ def load_data(
     if policy.data_path == Path():
         raise SettingError(f"data.path is empty but data.source is {data.source!r}: name a file, a folder or an id")
     return from_path(policy.data_path, division, partition_id, num_partitions, *counts, data_format(data))
+
+
+def node_format(policy: NodePolicy) -> DataFormat:
+    """Return how a deployed node's own data is written; a run says nothing about that."""
+    return data_format(own_settings(RunSettings(), policy.choices, simulated=False).data)
 
 
 def data_format(data: DataSettings) -> DataFormat:

@@ -113,6 +113,14 @@ def from_path(
     return train_part[:train], test_part[:test]
 
 
+def whole_data(path: Path, form: DataFormat) -> dict[str, list[Example]]:
+    """Return all examples of a data path, undivided, by the name of their file or split; empty without a file."""
+    if form.source == "datasets":
+        return dict(zip((form.train_split, form.test_split), _sides(path, form), strict=False))
+    files = sorted(path.glob(f"*{SUFFIXES[form.source]}")) if path.is_dir() else [path]
+    return {file.name: read_file(file, form) for file in files}
+
+
 def _sides(path: Path, form: DataFormat) -> list[list[Example]]:
     """Return the whole data set: one list, or where it has a division of its own the training and the test side."""
     if form.source == "datasets":

@@ -80,7 +80,7 @@ def client_table(clients: list[Mapping[str, Any]]) -> Table:
     gaining = [method for method in methods if any(method in entry["gain"] for entry in clients)]
     shown = sorted(clients, key=_least_first)[:SHOWN] if len(clients) > SHOWN else clients
     left_out = f" (the {SHOWN} of {len(clients)} that gained least)" if len(clients) > SHOWN else ""
-    table = Table(title=f"By client{left_out}; gain over Standalone in points")
+    table = Table(title=f"By client{left_out}" + ("; gain over Standalone in points" if gaining else ""))
     table.add_column("client")
     for name in (*methods, *(f"{m} gain" for m in gaining), "epsilon"):
         table.add_column(name, justify="right")

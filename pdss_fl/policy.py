@@ -181,7 +181,8 @@ class NodePolicy:
         kind : str
             Of its guarantee; any but ``pure-ldp`` must be allowed by name.
         epsilon : float
-            Of its guarantee; not bounded for kind ``none``, which promises none.
+            Of its guarantee, for unit ``document`` what each released word adds to the document's; not bounded for
+            kind ``none``, which promises none.
         """
         if kind != "pure-ldp" or self.allowed_mechanisms:
             self._check_named(name)

@@ -40,7 +40,8 @@ def guarantee_lines(perturber: Perturber) -> list[str]:
     return [
         f"mechanism            {mechanism.name}: {mechanism.parameters}",
         f"guarantee            {mechanism.guarantee.kind}: {mechanism.guarantee.statement}",
-        f"epsilon per token    {epsilon_text(mechanism.guarantee.epsilon)}",
+        f"epsilon per token    {epsilon_text(mechanism.guarantee.epsilon)}"
+        + (" for each released word, between any two documents" if mechanism.guarantee.unit == "document" else ""),
         f"epsilon per document {epsilon_text(document.epsilon)} at delta {document.delta:g} for {document.tokens} "
         f"tokens ({document.composition})",
     ]

@@ -14,10 +14,10 @@ OFF, FEDAVG = "off", "fedavg"
 class SharingSettings:
     """Whether clients with the same small model average it (``sharing.*``); a node has to allow it.
 
-    ``mode = "fedavg"`` sends each client's weights (its LoRA adapters alone, where it trains adapters) to the
-    strategy after every round. Weights tell about the private text that they were trained on. With ``epsilon``
-    above 0 they are trained by DP-SGD (needs the extra ``dp-sgd``) and the ledger is charged that much for every
-    example, for the whole run of one method, at ``delta``; ``clip`` bounds the norm of one example's gradient.
+    ``mode = "fedavg"`` sends each client's weights to the strategy after every round. Weights tell about the
+    private text that they were trained on. With ``epsilon`` above 0 they are trained by DP-SGD (needs the extra
+    ``dp-sgd``) and the ledger is charged that much for every example, for the whole run of one method, at ``delta``;
+    ``clip`` bounds the norm of one example's gradient.
     """
 
     mode: str = setting(OFF, one_of(OFF, FEDAVG))

@@ -16,20 +16,18 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
+from pdss_fl.check_counts import CHANCE, ROUNDING, check_count, check_counts, require
+from pdss_fl.document_checks import check_document_mechanism
 from pdss_fl.privacy import PrivacyMechanism, Vocabulary
 from pdss_fl.privacy.audit import audit
+from pdss_fl.privacy.rewriting import RewritingMechanism
 
-_CHANCE = 1e-9
-"""How likely a correct mechanism fails a check that depends on chance."""
 _DRAWS_A_WORD = 2000
 _SHORT_DRAWS = 40  # of a word in calls and documents of one token
 _TOKENS = 4  # of the documents whose composition is recomputed
 _KEPT_ERROR = 0.03  # of a ``kept_tokens`` that was counted and not computed
-_RELIABLE = 20.0  # expected count from which the chi-square distribution can be trusted
-_ROUNDING = 1e-9
 _PRIVATE = "Zanzibarqx owes 4471993 euros to Mr. O'Quuxington of Zürichsee, 日本語 秘密 \ud800 !"
 
 
@@ -49,7 +47,8 @@ def check_mechanism(factory: Callable[[Vocabulary], PrivacyMechanism]) -> None:
       token and in documents of one token;
     - words and documents do not share their noise, and as many are unchanged as ``kept_tokens`` says.
 
-    A mechanism without a matrix (``NotImplementedError`` with a reason) is checked for the rest.
+    A mechanism without a matrix (``NotImplementedError`` with a reason) is checked for the rest. Of one that rewrites
+    whole documents (``RewritingMechanism``) the laws of all short documents take the place of the matrix.
 
     Parameters
     ----------
@@ -65,6 +64,10 @@ def check_mechanism(factory: Callable[[Vocabulary], PrivacyMechanism]) -> None:
     for what, vocabulary in _vocabularies():
         mechanism = factory(vocabulary)
         where = f"mechanism {mechanism.name!r} on {what}"
+        if isinstance(mechanism, RewritingMechanism):
+            texts = [*(vocabulary.encode(text) for text in _texts(vocabulary)), _every_id(mechanism, 1)]
+            check_document_mechanism(mechanism, where, texts)
+            continue
         matrix = _matrix(mechanism, where)
         _check_description(mechanism, where)
         _check_closed(mechanism, where)
@@ -92,23 +95,23 @@ def _matrix(mechanism: PrivacyMechanism, where: str) -> Tensor | None:
     try:
         matrix = mechanism.log_prob()
     except NotImplementedError as err:
-        _require(bool(str(err)), f"{where}: log_prob raises NotImplementedError without a reason")
+        require(bool(str(err)), f"{where}: log_prob raises NotImplementedError without a reason")
         return None
     size = len(mechanism.vocabulary)
     form = (tuple(matrix.shape), matrix.dtype)
-    _require(form == ((size, size), torch.float64), f"{where}: log_prob is {form}, not float64 of {size} x {size}")
+    require(form == ((size, size), torch.float64), f"{where}: log_prob is {form}, not float64 of {size} x {size}")
     off = float((matrix.exp().sum(dim=1) - 1).abs().max())
-    _require(off <= _ROUNDING, f"{where}: a row of log_prob sums to one but for {off:.3g}")
+    require(off <= ROUNDING, f"{where}: a row of log_prob sums to one but for {off:.3g}")
     ids = torch.arange(size).flip(0)
-    same = torch.allclose(mechanism.log_prob_rows(ids).exp(), matrix[ids].exp(), rtol=_ROUNDING, atol=0)
-    _require(same, f"{where}: log_prob_rows are not the rows of log_prob")
+    same = torch.allclose(mechanism.log_prob_rows(ids).exp(), matrix[ids].exp(), rtol=ROUNDING, atol=0)
+    require(same, f"{where}: log_prob_rows are not the rows of log_prob")
     return matrix
 
 
 def _check_description(mechanism: PrivacyMechanism, where: str) -> None:
-    _require(0 <= mechanism.kept_tokens <= 1, f"{where}: kept_tokens is {mechanism.kept_tokens}, no share")
+    require(0 <= mechanism.kept_tokens <= 1, f"{where}: kept_tokens is {mechanism.kept_tokens}, no share")
     one, many = mechanism.compose(1, 1e-5), mechanism.compose(20, 1e-5)
-    _require(
+    require(
         many.epsilon >= one.epsilon >= 0,
         f"{where}: 20 tokens compose to epsilon {many.epsilon}, one to {one.epsilon}",
     )
@@ -117,34 +120,33 @@ def _check_description(mechanism: PrivacyMechanism, where: str) -> None:
 def _check_kept(mechanism: PrivacyMechanism, matrix: Tensor | None, where: str) -> None:
     """Compare ``kept_tokens`` with the diagonal, or with a count where there is no matrix."""
     if matrix is not None:
-        kept, error = float(matrix.diagonal().exp().mean()), _ROUNDING
+        kept, error = float(matrix.diagonal().exp().mean()), ROUNDING
     else:
         ids = _every_id(mechanism, 100)
         kept = float((mechanism.perturb(ids, np.random.default_rng(0)) == ids).double().mean())
-        error = _KEPT_ERROR + math.sqrt(-math.log(_CHANCE / 2) / (2 * len(ids)))  # Hoeffding's inequality
+        error = _KEPT_ERROR + math.sqrt(-math.log(CHANCE / 2) / (2 * len(ids)))  # Hoeffding's inequality
     stated = mechanism.kept_tokens
-    _require(abs(stated - kept) <= error, f"{where}: kept_tokens is {stated:.6g}, and {kept:.6g} are unchanged")
+    require(abs(stated - kept) <= error, f"{where}: kept_tokens is {stated:.6g}, and {kept:.6g} are unchanged")
 
 
 def _check_closed(mechanism: PrivacyMechanism, where: str) -> None:
     vocabulary = mechanism.vocabulary
-    texts = ["", _PRIVATE, " ".join(vocabulary.tokens)]
-    for ids in [vocabulary.encode(text) for text in texts] + [_every_id(mechanism, 100)]:
+    for ids in [vocabulary.encode(text) for text in _texts(vocabulary)] + [_every_id(mechanism, 100)]:
         out = mechanism.perturb(ids, np.random.default_rng(0))
-        _require(out.dtype == torch.long and out.shape == ids.shape, f"{where}: ids come out in another form")
+        require(out.dtype == torch.long and out.shape == ids.shape, f"{where}: ids come out in another form")
         inside = bool(((out >= 0) & (out < len(vocabulary))).all())
-        _require(inside, f"{where}: an id outside of the vocabulary comes out")
+        require(inside, f"{where}: an id outside of the vocabulary comes out")
 
 
 def _check_randomness(mechanism: PrivacyMechanism, matrix: Tensor | None, where: str) -> None:
     ids = _every_id(mechanism, 200)
     first, again, other = (mechanism.perturb(ids, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    _require(torch.equal(first, again), f"{where}: equal seeds give different outputs")
-    if matrix is None or _agreement(matrix[ids]) >= _CHANCE:
+    require(torch.equal(first, again), f"{where}: equal seeds give different outputs")
+    if matrix is None or _agreement(matrix[ids]) >= CHANCE:
         return
-    _require(not torch.equal(first, other), f"{where}: different seeds give equal outputs")
+    require(not torch.equal(first, other), f"{where}: different seeds give equal outputs")
     unseeded = torch.equal(mechanism.perturb(ids), mechanism.perturb(ids))
-    _require(not unseeded, f"{where}: without a generator, two calls give equal outputs")
+    require(not unseeded, f"{where}: without a generator, two calls give equal outputs")
 
 
 def _agreement(rows: Tensor) -> float:
@@ -154,12 +156,12 @@ def _agreement(rows: Tensor) -> float:
 
 def _check_claim(mechanism: PrivacyMechanism, where: str) -> None:
     found, kind = audit(mechanism), mechanism.guarantee.kind
-    _require(found.holds is not False, f"{where}: {found.verdict}")
+    require(found.holds is not False, f"{where}: {found.verdict}")
     if kind != "none":
-        _require(found.holds is not None, f"{where}: {found.verdict}; state them as ``classes``")
+        require(found.holds is not None, f"{where}: {found.verdict}; state them as ``classes``")
     stated = mechanism.bounded_range
-    _require(
-        stated is None or found.bounded_range <= stated + _ROUNDING,
+    require(
+        stated is None or found.bounded_range <= stated + ROUNDING,
         f"{where}: states a bounded range of {stated}, but the worst case is {found.bounded_range:.10g}",
     )
 
@@ -168,7 +170,7 @@ def _check_documents(mechanism: PrivacyMechanism, matrix: Tensor, where: str) ->
     """Recompute what documents of the worst two inputs, each repeated, are worth, and compare it with ``compose``."""
     if mechanism.classes is not None:
         every = torch.cat(list(mechanism.classes)).sort().values
-        _require(torch.equal(every, torch.arange(len(matrix))), f"{where}: the classes do not hold every id once")
+        require(torch.equal(every, torch.arange(len(matrix))), f"{where}: the classes do not hold every id once")
     first, second, _ = audit(mechanism).worst
     for a, b in ((first, second), (second, first)):
         rows = [matrix[x] for x in (a, b)]
@@ -178,10 +180,10 @@ def _check_documents(mechanism: PrivacyMechanism, matrix: Tensor, where: str) ->
             for delta in (0.0, 1e-5, 0.05):
                 stated = mechanism.compose(tokens, delta)
                 spent = (
-                    0.0 if math.isinf(stated.epsilon) else _hockey_stick(rows[0], rows[1], stated.epsilon + _ROUNDING)
+                    0.0 if math.isinf(stated.epsilon) else _hockey_stick(rows[0], rows[1], stated.epsilon + ROUNDING)
                 )
-                _require(
-                    spent <= stated.delta * (1 + _ROUNDING) + 1e-12,
+                require(
+                    spent <= stated.delta * (1 + ROUNDING) + 1e-12,
                     f"{where}: {tokens} tokens compose to epsilon {stated.epsilon:.6g} at delta {stated.delta:g} "
                     f"({stated.composition}), but two documents have delta {spent:.3g} there",
                 )
@@ -201,19 +203,7 @@ def _check_sampler(
     pairs = ids * size + mechanism.perturb(ids, generator)
     counts = torch.bincount(pairs, minlength=size * size).double().numpy()
     expected = _DRAWS_A_WORD * matrix.exp().flatten().numpy()
-    where += "" if generator is None else ", seeded"
-    _require(not counts[expected == 0].any(), f"{where}: an output comes out that log_prob calls impossible")
-    often = expected >= _RELIABLE
-    distance = float(((counts - expected)[often] ** 2 / expected[often]).sum())
-    _require(
-        stats.chi2.sf(distance, int(often.sum())) > _CHANCE,
-        f"{where}: outputs are not distributed as log_prob says (chi-square {distance:.0f} of {often.sum()})",
-    )
-    rare, likely = float(counts[~often].sum()), float(expected[~often].sum())
-    _require(
-        min(stats.poisson.sf(rare - 1, likely), stats.poisson.cdf(rare, likely)) > _CHANCE,
-        f"{where}: {rare:.0f} outputs that log_prob calls rare came out, {likely:.1f} were expected",
-    )
+    check_counts(counts, expected, where + ("" if generator is None else ", seeded"))
 
 
 def _check_short(
@@ -230,26 +220,17 @@ def _check_short(
         ("one call", long, mechanism.perturb(long, generator)),
     ):
         kept = matrix.diagonal().exp()[inputs]
-        _check_count(released == inputs, kept, f"{where}: words that are unchanged in {name}")
+        check_count(released == inputs, kept, f"{where}: words that are unchanged in {name}")
         pairs = released.view(-1, 2, 2)  # of one word, two after two
         agree = (2 * matrix).logsumexp(dim=1).exp()[inputs].view(-1, 2, 2)[:, 0]
         for lag, other in ((1, pairs.transpose(1, 2)), (2, pairs)):
             what = f"{where}: releases of a word in {name} that agree with the one {lag} before"
-            _check_count((other[:, 0] == other[:, 1]).flatten(), agree.flatten(), what)
+            check_count((other[:, 0] == other[:, 1]).flatten(), agree.flatten(), what)
 
 
-def _check_count(happened: Tensor, likely: Tensor, what: str) -> None:
-    """Compare a number of independent events with their probabilities, by Bernstein's inequality."""
-    found, expected = float(happened.sum()), float(likely.sum())
-    off, variance = abs(found - expected), float((likely * (1 - likely)).sum())
-    chance = 2 * math.exp(-(off**2) / (2 * (variance + off / 3))) if off > _ROUNDING * len(likely) else 1.0
-    _require(chance > _CHANCE, f"{what}: {found:.0f} of {len(likely)}, and {expected:.1f} were expected")
+def _texts(vocabulary: Vocabulary) -> list[str]:
+    return ["", _PRIVATE, " ".join(vocabulary.tokens)]
 
 
 def _every_id(mechanism: PrivacyMechanism, times: int) -> Tensor:
     return torch.arange(len(mechanism.vocabulary)).repeat(times)
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise AssertionError(message)

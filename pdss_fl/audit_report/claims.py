@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from pdss_fl.audit_report.document_claims import measure_documents
 from pdss_fl.privacy import PrivacyMechanism
 from pdss_fl.privacy.audit import Audit, audit, exact_epsilon
 from pdss_fl.privacy.audit_rows import ROUNDING
 from pdss_fl.privacy.contextual import Contextual
+from pdss_fl.privacy.rewriting import RewritingMechanism
 from pdss_fl.privacy.statistical_audit import LowerBound, pairs_to_try, statistical_audit
 from pdss_fl.report import epsilon_text
 
@@ -61,6 +63,8 @@ def measure_claim(mechanism: PrivacyMechanism, nominal: float, released: Sequenc
     """
     if isinstance(mechanism, Contextual):
         return _after_prefixes(mechanism, released)
+    if isinstance(mechanism, RewritingMechanism):
+        return _of_documents(mechanism, nominal, released)
     try:
         return _exact(audit(mechanism), nominal)
     except NotImplementedError:
@@ -90,6 +94,19 @@ def _after_prefixes(mechanism: Contextual, released: Sequence[Tensor]) -> Claim:
     claimed = mechanism.guarantee.epsilon
     reason = f"claims epsilon {claimed:.10g}; the worst case after {len(prefixes)} released prefixes is {found:.10g}"
     return Claim(found <= claimed + ROUNDING, epsilon_text(found), found / claimed, reason)
+
+
+def _of_documents(mechanism: RewritingMechanism, nominal: float, released: Sequence[Tensor]) -> Claim:
+    found, guarantee = measure_documents(mechanism, released), mechanism.guarantee
+    measured = ("" if found.exact or math.isinf(found.epsilon) else "at least ") + epsilon_text(found.epsilon)
+    if guarantee.kind == "none":
+        return Claim(None, measured, None, f"{_NOMINAL.format(nominal)}; compared: {found.how}")
+    reason = (
+        f"claims epsilon {guarantee.epsilon:.10g} for each released word, between any two documents; the worst case is "
+        f"{measured}; compared: {found.how}"
+    )
+    tightness = found.epsilon / guarantee.epsilon if found.exact else None
+    return Claim(found.holds(guarantee.epsilon), measured, tightness, reason)
 
 
 def _sampled(mechanism: PrivacyMechanism, nominal: float, seed: int) -> Claim:

@@ -24,6 +24,7 @@ from pdss_fl.privacy.attacks import (
     run_attacks,
 )
 from pdss_fl.privacy.contextual import Contextual
+from pdss_fl.privacy.rewriting import RewritingMechanism
 from pdss_fl.release import Perturber
 
 CLOSE = 6
@@ -122,7 +123,7 @@ def measure(
     releases = Releases(mechanism, texts.raw, released, shadow=texts.known)
     attacks = run_attacks(
         releases, bank=texts.bank, truth=range(len(released)), confidence=confidence, generator=generator,
-        released_again=_SLOW_AGAIN if isinstance(mechanism, Contextual) else _AGAIN,
+        released_again=_SLOW_AGAIN if isinstance(mechanism, Contextual | RewritingMechanism) else _AGAIN,
     )  # fmt: skip
     if models is not None:
         attacks += _with_models(releases, texts.orders, examples, models, attacks, confidence, generator)

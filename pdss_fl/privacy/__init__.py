@@ -7,6 +7,7 @@ from pdss_fl.privacy.adaptive import AdaptiveStaircase
 from pdss_fl.privacy.blocks import Blocks
 from pdss_fl.privacy.contextual import Contextual
 from pdss_fl.privacy.custext import CusText, CusTextOverlapping
+from pdss_fl.privacy.decoding import EncoderDecoding, EncoderDifference, EncoderTop
 from pdss_fl.privacy.exponential import Exponential
 from pdss_fl.privacy.identity import Identity
 from pdss_fl.privacy.ledger import Charge, Ledger
@@ -21,6 +22,7 @@ from pdss_fl.privacy.mechanism import (
 from pdss_fl.privacy.metric_laplace import MetricLaplace, MetricMahalanobis
 from pdss_fl.privacy.randomized_response import RandomizedResponse
 from pdss_fl.privacy.rantext import Rantext, RantextFate
+from pdss_fl.privacy.rewriting import EncoderComposed, EncoderEmpirical
 from pdss_fl.privacy.santext import SanText, SanTextPlus
 from pdss_fl.privacy.staircase import Staircase
 from pdss_fl.privacy.vocabulary import BLANK, Vocabulary
@@ -34,6 +36,11 @@ __all__ = [
     "CusText",
     "CusTextOverlapping",
     "DocumentGuarantee",
+    "EncoderComposed",
+    "EncoderDecoding",
+    "EncoderDifference",
+    "EncoderEmpirical",
+    "EncoderTop",
     "Exponential",
     "Identity",
     "Ledger",

@@ -36,7 +36,8 @@ class PrivacyGuarantee:
     delta : float
         In [0, 1); 0 for ``pure-ldp``.
     unit : str
-        ``token`` or ``document``: what a release is of.
+        ``token`` or ``document``: of what any two inputs are meant, two words or two whole documents. For a document
+        that is released word by word, ``epsilon`` is what each released word adds, and ``compose`` adds them up.
     statement : str
         One sentence that says what is protected and what is not.
     """

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from decimal import ROUND_CEILING, Decimal, localcontext
 
 import numpy as np
 from numpy.typing import NDArray
 
 BITS = 128
 """``bernoulli`` resolves probabilities in steps of 2^-BITS."""
+
+TABLE_BITS = 30
+"""The highest weight of a ``weight_table`` is 2^TABLE_BITS."""
 
 RandomBytes = Callable[[int], bytes]
 
@@ -62,6 +66,33 @@ def uniform(bound: int | NDArray[np.int64], n: int, source: RandomBytes) -> NDAr
     while len(above := np.flatnonzero(drawn > last)):
         drawn[above] = _draw(len(above), source)
     return (drawn % bounds).astype(np.int64)
+
+
+def weighted(weights: NDArray[np.int64], source: RandomBytes) -> NDArray[np.int64]:
+    """Return for each row (n, V) of whole numbers of at least 0 a place, exactly in proportion to them.
+
+    Each row's sum is above 0 and fits into 63 bits.
+    """
+    upto = weights.cumsum(axis=1)
+    place = uniform(upto[:, -1], len(upto), source)
+    chosen: NDArray[np.int64] = (upto <= place[:, None]).sum(axis=1)
+    return chosen
+
+
+def weight_table(span: float, steps: int) -> NDArray[np.int64]:
+    """Return ``steps`` + 1 rising weights, about 2^30 e^(span (i / steps - 1)), no two more than e^span apart.
+
+    That bound is exact. Where e^span is above 2^30, the lowest weight is 1, and they are less than that apart.
+    """
+    highest = 1 << TABLE_BITS
+    with localcontext() as context:
+        context.prec = 100
+        exact = highest * (-Decimal(span)).exp() * (1 + Decimal(10) ** -60)  # more than 100 digits can be wrong
+        lowest = min(highest, max(1, int(exact.to_integral_value(rounding=ROUND_CEILING))))
+    graded = np.rint(highest * np.exp(span * (np.arange(steps + 1) / steps - 1)))
+    table: NDArray[np.int64] = graded.clip(lowest, highest).astype(np.int64)
+    table[0] = lowest
+    return table
 
 
 def _draw(n: int, source: RandomBytes) -> NDArray[np.uint64]:

@@ -27,7 +27,7 @@ from pdss_fl.privacy.mechanism import (
     PrivacyMechanism,
     register_mechanism,
 )
-from pdss_fl.privacy.sampling import BITS, bernoulli, random_bytes, uniform
+from pdss_fl.privacy.sampling import BITS, RandomBytes, bernoulli, random_bytes, uniform
 from pdss_fl.privacy.vocabulary import Vocabulary
 
 
@@ -92,18 +92,12 @@ class Staircase(PrivacyMechanism):
         ValueError
             If ``ids`` is not a LongTensor (n,) within 0 .. V-1.
         """
-        near, n, source = self._near[self.vocabulary.checked(ids)].numpy(), len(ids), random_bytes(generator)
-        stays_near = bernoulli(self._threshold, n, source)
-        one_near = near[np.arange(n), uniform(self.neighbours, n, source)]
-        one_far = outside(near, uniform(len(self.vocabulary) - self.neighbours, n, source))
-        return torch.from_numpy(np.where(stays_near, one_near, one_far))
+        near = self._near[self.vocabulary.checked(ids)].numpy()
+        return draw(self._threshold, near, len(self.vocabulary), random_bytes(generator))
 
     def log_prob_rows(self, ids: Tensor) -> Tensor:
         """Return the log-probabilities that the sampler really has, float64 of shape (n, V), row = input."""
-        size, whole, near_ids = len(self.vocabulary), 2**BITS, self._near[self.vocabulary.checked(ids)]
-        near = math.log(self._threshold / (whole * self.neighbours))
-        far = math.log((whole - self._threshold) / (whole * (size - self.neighbours)))
-        return torch.full((len(ids), size), far, dtype=torch.float64).scatter_(1, near_ids, near)
+        return law(self._threshold, self._near[self.vocabulary.checked(ids)], len(self.vocabulary))
 
     def compose(self, tokens: int, delta: float) -> DocumentGuarantee:
         """Return the epsilon of ``tokens`` tokens at ``delta``: the exact one, or basic composition.
@@ -131,6 +125,22 @@ def near_threshold(epsilon: float, near: int, size: int) -> int:
     if threshold * size <= near * 2**BITS:  # a nearest set below its share would turn the ratio round
         raise SettingError(f"privacy.epsilon = {epsilon!r} cannot be told from 0 by a sampler of {BITS} bits: raise it")
     return threshold
+
+
+def draw(threshold: int, near: NDArray[np.int64], size: int, source: RandomBytes) -> Tensor:
+    """Return for each row (n, k) of near ids one of them with mass T / 2^128, else another of the V = ``size``."""
+    n, k = near.shape
+    stays_near = bernoulli(threshold, n, source)
+    one_near = near[np.arange(n), uniform(k, n, source)]
+    one_far = outside(near, uniform(size - k, n, source))
+    return torch.from_numpy(np.where(stays_near, one_near, one_far))
+
+
+def law(threshold: int, near: Tensor, size: int) -> Tensor:
+    """Return the log-probabilities of ``draw``, float64 (n, V), for rows (n, k) of near ids."""
+    whole, k = 2**BITS, near.shape[1]
+    close, far = math.log(threshold / (whole * k)), math.log((whole - threshold) / (whole * (size - k)))
+    return torch.full((len(near), size), far, dtype=torch.float64).scatter_(1, near, close)
 
 
 def outside(near: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int64]:

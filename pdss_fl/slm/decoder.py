@@ -110,7 +110,7 @@ class InContextDecoder:
 
     def _ids(self, text: str) -> list[int]:
         if self.slm.tokenizer.chat_template is None:
-            return self.slm.start_ids + self.slm.encode(text)
+            return self.slm.start_ids + self.slm.encode(text) + self.slm.end_ids
         ids: list[int] = self.slm.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         return ids
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from pdss_fl.data.example import Example
 from pdss_fl.slm.answers import content_words
-from pdss_fl.slm.collator import Row, collate, encode_prompt, encode_row
+from pdss_fl.slm.collator import Row, batch_of, encode_prompt, encode_row
 from pdss_fl.slm.generation import generate
 from pdss_fl.slm.loss import IGNORED, LABEL
 from pdss_fl.slm.model import SmallModel
@@ -58,7 +58,7 @@ def predict(slm: SmallModel, examples: Sequence[Example], batch_size: int = 64) 
     answers = [""] * len(examples)
     closed = [i for i, example in enumerate(examples) if example.choices]
     rows = [encode_row(slm, label_prompt(examples[i]), choice, LABEL) for i in closed for choice in examples[i].choices]
-    scores = iter(_log_likelihoods(slm, rows, batch_size))
+    scores = iter(log_likelihoods(slm, rows, batch_size))
     for i in closed:
         scored = [(next(scores), choice) for choice in examples[i].choices]
         answers[i] = max(scored, key=lambda pair: pair[0])[1]
@@ -83,17 +83,17 @@ def answer_losses(slm: SmallModel, examples: Sequence[Example], batch_size: int 
         Rows at a time.
     """
     rows = [encode_row(slm, label_prompt(example), example.answer, LABEL) for example in examples]
-    return [-score for score in _log_likelihoods(slm, rows, batch_size)]
+    return [-score for score in log_likelihoods(slm, rows, batch_size)]
 
 
 @torch.no_grad()
-def _log_likelihoods(slm: SmallModel, rows: Sequence[Row], batch_size: int) -> list[float]:
+def log_likelihoods(slm: SmallModel, rows: Sequence[Row], batch_size: int) -> list[float]:
     """Return the log-likelihood (nats) of each row's completion; rows of like length run together."""
     scores = [0.0] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: rows[i].tokens)
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
-        batch = collate([rows[i] for i in chosen], slm.tokenizer.pad_token_id, slm.model.device)
+        batch = batch_of(slm, [rows[i] for i in chosen])
         logits, labels = batch.run(slm.model)
         losses = F.cross_entropy(
             logits[:, :-1].transpose(1, 2).float(), labels[:, 1:], ignore_index=IGNORED, reduction="none"

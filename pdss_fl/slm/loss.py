@@ -41,13 +41,17 @@ def multi_task_loss(
     SettingError
         If w is out of range; the message names ``distill.rationale-weight``.
     """
-    check_rationale_weight(rationale_weight)
     targets = labels[:, 1:]
     supervised = targets != IGNORED
     losses = F.cross_entropy(
         logits[:, :-1][supervised].float(), targets[supervised], reduction="none"
     )  # (number of supervised tokens,)
-    tasks = task[:, None].expand_as(targets)[supervised]
+    return weighted_loss(losses, task[:, None].expand_as(targets)[supervised], rationale_weight)
+
+
+def weighted_loss(losses: Tensor, tasks: Tensor, rationale_weight: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what ``multi_task_loss`` does, from the loss (N,) and the task (N,) of each supervised token."""
+    check_rationale_weight(rationale_weight)
     label_loss, rationale_loss = (_mean(losses[tasks == which]) for which in (LABEL, RATIONALE))
     loss = (1 - rationale_weight) * label_loss + rationale_weight * rationale_loss
     return loss, label_loss, rationale_loss

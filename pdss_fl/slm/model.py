@@ -1,5 +1,6 @@
-"""The small language model: a Hugging Face causal LM with its tokenizer, pretrained or from scratch.
+"""The small language model: a Hugging Face model that writes text, with its tokenizer, pretrained or from scratch.
 
+A pretrained one is a causal language model or an encoder-decoder (T5, BART); its configuration tells which.
 A from-scratch model is a small Llama with tied embeddings. Its tokenizer has one token for every word
 of the texts it is made from and spells all other words in bytes, so that no text is unknown to it.
 """
@@ -17,8 +18,11 @@ from accelerate import PartialState
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -43,7 +47,8 @@ class SlmSettings:
     Parameters
     ----------
     model : str (default: "scratch")
-        ``scratch``, or the id or local path of a Hugging Face causal LM with safetensors weights.
+        ``scratch``, or the id or local path of a Hugging Face causal or sequence-to-sequence language model with
+        safetensors weights.
     hidden_size : int (default: 96)
         Width of a from-scratch model; a positive multiple of 32, the size of its attention heads.
     layers : int (default: 3)
@@ -52,6 +57,9 @@ class SlmSettings:
         Seeds the initial weights of a from-scratch model.
     max_tokens : int (default: 192)
         Longest row, prompt and completion together, in tokens.
+    dtype : str (default: "float32")
+        Number format of a pretrained model: ``float32``, or ``bfloat16``, which takes half the memory and loses small
+        updates unless low-rank ones are trained (``TrainSettings.lora_rank``).
     """
 
     model: str = SCRATCH
@@ -59,6 +67,7 @@ class SlmSettings:
     layers: int = 3
     seed: int = 0
     max_tokens: int = 192
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if self.hidden_size < 1 or self.hidden_size % _HEAD_SIZE:
@@ -67,10 +76,15 @@ class SlmSettings:
             raise SettingError(f"slm.layers = {self.layers}: set it to at least 1")
         if self.max_tokens < 2:
             raise SettingError(f"slm.max-tokens = {self.max_tokens}: set it to at least 2")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise SettingError(f"slm.dtype = {self.dtype!r}: set it to 'float32' or 'bfloat16'")
 
 
 class SmallModel:
-    """A causal LM, its tokenizer, and the longest row it is given.
+    """A language model, its tokenizer, and the longest row it is given.
+
+    Of an encoder-decoder the encoder reads prompts and the decoder writes completions; a prompt then ends
+    as its tokenizer ends a text (``end_ids``).
 
     Padding is always told by position, never by token id: a tokenizer without a padding token
     pads with its end token, which stays in the loss where it ends a text.
@@ -91,9 +105,17 @@ class SmallModel:
         self.max_tokens = max_tokens
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        first = tokenizer("a").input_ids[0]
+        self.decoder_start = _decoder_start(model) if model.config.is_encoder_decoder else None
+        model.generation_config = _greedy(tokenizer, self.decoder_start)
+        first, *_, last = tokenizer("a a").input_ids
         self.start_ids: list[int] = [first] if first == tokenizer.bos_token_id else []
+        self.end_ids: list[int] = [last] if self.encoder_decoder and last == tokenizer.eos_token_id else []
         self._space = word_space(tokenizer)
+
+    @property
+    def encoder_decoder(self) -> bool:
+        """Whether the prompt goes into an encoder and the completion into a decoder."""
+        return self.decoder_start is not None
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text of any length; nothing in it counts as a special token."""
@@ -106,8 +128,12 @@ class SmallModel:
         """Return the token ids of a text that follows another one after a space."""
         return self.encode(self._space + text)
 
+    def encode_completion(self, text: str) -> list[int]:
+        """Return the token ids of what follows a prompt, or of what a decoder writes, without the end token."""
+        return self.start_ids + self.encode(text) if self.encoder_decoder else self.encode_next(text)
+
     def save(self, directory: Path) -> None:
-        """Write model and tokenizer in Hugging Face format; ``AutoModelForCausalLM`` can read them."""
+        """Write model and tokenizer in Hugging Face format; the auto classes for their kind can read them."""
         self.tokenizer.model_max_length = self.max_tokens
         self.model.save_pretrained(directory)
         self.tokenizer.save_pretrained(directory)
@@ -116,7 +142,7 @@ class SmallModel:
     def load(cls, directory: Path) -> SmallModel:
         """Read what ``save`` wrote; raises ``StoreError`` if it is missing or damaged."""
         try:
-            model, tokenizer = _from_pretrained(str(directory))
+            model, tokenizer = _from_pretrained(str(directory), "auto")
         except Exception as err:  # transformers has no common base for what a damaged file can raise
             raise StoreError(
                 "a saved small model is missing or damaged; remove its folder to start anew",
@@ -146,11 +172,11 @@ def create_slm(settings: SlmSettings, texts: Iterable[str]) -> SmallModel:
         tokenizer = scratch_tokenizer([TEMPLATE_WORDS, *texts])
         return SmallModel(_scratch_model(settings, tokenizer), tokenizer, settings.max_tokens)
     try:
-        model, pretrained = _from_pretrained(settings.model)
+        model, pretrained = _from_pretrained(settings.model, settings.dtype)
     except Exception as err:  # transformers has no common base for what a wrong id or folder can raise
         raise SettingError(
             f"slm.model = {settings.model!r} cannot be loaded ({type(err).__name__}): give 'scratch', or the "
-            "id or folder of a Hugging Face causal language model with safetensors weights",
+            "id or folder of a Hugging Face causal or sequence-to-sequence language model with safetensors weights",
             str(err),
         ) from None
     _check_pretrained(model, pretrained, settings)
@@ -213,12 +239,34 @@ def _scratch_model(settings: SlmSettings, tokenizer: PreTrainedTokenizerFast) ->
         return LlamaForCausalLM(config)
 
 
-def _from_pretrained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _from_pretrained(name: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(
-        name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model = kind.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     return model, tokenizer
+
+
+def _decoder_start(model: PreTrainedModel) -> int:
+    known: int | None = getattr(model.config, "decoder_start_token_id", None)
+    if known is None and model.generation_config is not None:
+        known = model.generation_config.decoder_start_token_id
+    if known is None:
+        raise SettingError(
+            "slm.model is an encoder-decoder whose configuration has no decoder_start_token_id: choose one that has"
+        )
+    return known
+
+
+def _greedy(tokenizer: PreTrainedTokenizerBase, decoder_start: int | None) -> GenerationConfig:
+    """Return how a small model writes: most likely token first, whatever habits (beams, penalties) it came with."""
+    return GenerationConfig(  # type: ignore[no-untyped-call,no-any-return]
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=decoder_start,
+    )
 
 
 def _check_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: SlmSettings) -> None:

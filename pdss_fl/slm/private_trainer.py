@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 
 from pdss_fl.errors import SettingError
-from pdss_fl.slm.collator import Row, collate, encode_row
+from pdss_fl.slm.collator import Row, batch_of, encode_row
 from pdss_fl.slm.loss import LABEL, RATIONALE, multi_task_loss
 from pdss_fl.slm.model import SmallModel
 from pdss_fl.slm.prompts import label_prompt, rationale_prompt
@@ -174,7 +174,7 @@ def train_privately(
 
 def _loss_of(slm: SmallModel, example: Sequence[Row], rationale_weight: float) -> Callable[[], Tensor]:
     def loss() -> Tensor:
-        batch = collate(example, slm.tokenizer.pad_token_id, slm.model.device)
+        batch = batch_of(slm, example)
         return multi_task_loss(*batch.run(slm.model), batch.task, rationale_weight)[0]
 
     return loss

@@ -13,9 +13,9 @@ _ADAPTER = "lora_"
 
 
 def shared_state(slm: SmallModel) -> dict[str, torch.Tensor]:
-    """Return the weights that are averaged, by name, in float32: the LoRA adapters if there are any, else all.
+    """Return the weights that are averaged, by name, in float32: all, tied ones once.
 
-    Tied weights appear once.
+    Of a model that holds LoRA adapters these alone; ``slm.lora`` merges those of a training into the weights.
     """
     named = dict(slm.model.named_parameters())
     adapters = {name: p for name, p in named.items() if _ADAPTER in name}

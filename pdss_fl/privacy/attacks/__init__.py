@@ -9,7 +9,9 @@ from pdss_fl.privacy.attacks.caps import Cap, Targets, token_cap
 from pdss_fl.privacy.attacks.language import Completer, MaskedScores, SequenceScore
 from pdss_fl.privacy.attacks.linkage import Document, link
 from pdss_fl.privacy.attacks.membership import Membership, membership_attack
+from pdss_fl.privacy.attacks.posterior import document_log_prob, posterior_attack
 from pdss_fl.privacy.attacks.results import AttackResult, Rate
+from pdss_fl.privacy.attacks.shadow import empirical_success, token_overlap
 from pdss_fl.privacy.attacks.stems import stem_classes, text_classes
 from pdss_fl.privacy.attacks.suite import Releases, run_attacks
 
@@ -26,12 +28,16 @@ __all__ = [
     "SequenceScore",
     "Targets",
     "candidates",
+    "document_log_prob",
+    "empirical_success",
     "link",
     "membership_attack",
     "optimal_success",
+    "posterior_attack",
     "run_attacks",
     "stem_classes",
     "text_classes",
     "token_cap",
+    "token_overlap",
     "word_prior",
 ]

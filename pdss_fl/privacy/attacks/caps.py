@@ -105,14 +105,17 @@ class Cap:
         return min(1.0, math.exp(min(math.log(words * self.delta) + growth, 0.0)))
 
 
-def token_cap(mechanism: PrivacyMechanism) -> Cap | None:
+def token_cap(mechanism: PrivacyMechanism, tokens: int = 1) -> Cap | None:
     """Return what the mechanism's matrix and its claim allow of a word, the smaller one; ``None`` if neither does.
 
-    The claim counts as it is made: a mechanism that claims less than it has is measured above its cap.
+    The claim counts as it is made: a mechanism that claims less than it has is measured above its cap. One of unit
+    ``document`` caps all words of a document together, by what the longest, of ``tokens`` words, is worth.
     """
     guarantee, size = mechanism.guarantee, len(mechanism.vocabulary)
     pure, whole = guarantee.kind == "pure-ldp", guarantee.unit == "document"
     claimed = guarantee.epsilon if guarantee.for_any_inputs else math.inf
+    if whole:
+        claimed = mechanism.compose(tokens, 0.0).epsilon
     if pure and not whole:
         claimed = math.log(size) - math.log1p((size - 1) * math.exp(-guarantee.epsilon))
     highest = _column_maxima(mechanism)

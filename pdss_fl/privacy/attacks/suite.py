@@ -128,7 +128,8 @@ def run_attacks(
         In a fixed order; the audit fails if one of them does not pass.
     """
     generator = np.random.default_rng() if generator is None else generator
-    run = _Run(releases, token_cap(releases.mechanism), confidence, released_again, generator)
+    longest = max(len(document.ids) for document in releases.raw)
+    run = _Run(releases, token_cap(releases.mechanism, longest), confidence, released_again, generator)
     results = run.optimal() + [
         result
         for name, guess, drawn in _word_attacks(releases, masked, score, complete, blind, run.generator)

@@ -1,0 +1,50 @@
+"""Low-rank training of a small model: a way to train, not another kind of model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers import PreTrainedModel
+
+from pdss_fl.errors import SettingError
+
+
+@contextmanager
+def low_rank(model: PreTrainedModel, rank: int) -> Iterator[None]:
+    """Let only low-rank updates of a model's linear layers be trained, and add them to its weights at the end.
+
+    Outside of it the model is what it was, with other weights, so it is saved, loaded and asked as always.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Changed in place. Its output layer and embeddings stay as they are.
+    rank : int
+        Of every update (LoRA, arXiv 2106.09685), whose factors are float32 and scaled by 2; 0 trains all weights.
+
+    Raises
+    ------
+    SettingError
+        If ``peft`` is not installed; the message names ``slm.lora-rank``.
+    """
+    if rank == 0:
+        yield
+        return
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise SettingError(
+            f"slm.lora-rank = {rank} needs peft: run `pip install peft`, or set slm.lora-rank to 0"
+        ) from None
+    kind = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=kind)
+    with warnings.catch_warnings():  # of peft about the layers of GPT-2, which it then treats rightly
+        warnings.simplefilter("ignore")
+        adapted = get_peft_model(model, config)
+    try:
+        yield
+    finally:
+        adapted.merge_and_unload()  # type: ignore[operator]
+        model.requires_grad_(True)

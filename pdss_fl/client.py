@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+
+import torch
 
 from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
+from pdss_fl.choices import own_settings
+from pdss_fl.client_data import load_data
 from pdss_fl.config import IDENTITY, SCRATCH, RunSettings
 from pdss_fl.data.example import Example
 from pdss_fl.data.prompts import public_labels
-from pdss_fl.data.sources import built_in, from_path
 from pdss_fl.errors import MessageError, SettingError, StoreError
 from pdss_fl.evaluation import NOTHING, Counts, allowed_level, noisy_counts
 from pdss_fl.messages import RationaleBatch
 from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy import BLANK, Ledger
-from pdss_fl.progress import training_progress
+from pdss_fl.private_training import train_under_charge
 from pdss_fl.release import (
     Perturber,
     ReleasePlan,
@@ -32,12 +34,15 @@ from pdss_fl.release import (
     stored_payload,
     word_pairs,
 )
+from pdss_fl.sharing_settings import OFF
 from pdss_fl.slm.decoder import DecodeRequest, InContextDecoder, align, keep_rationales
 from pdss_fl.slm.encoder_decoder import TrainedDecoder, load_encoder_decoder
 from pdss_fl.slm.evaluate import evaluate
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
-from pdss_fl.slm.trainer import TrainingItem, TrainSettings, train
-from pdss_fl.store import ClientStore, private_seed
+from pdss_fl.slm.sharing import load_shared, shared_state
+from pdss_fl.slm.trainer import TrainingItem, train
+from pdss_fl.store import ClientStore
+from pdss_fl.training import train_settings, training_progress
 from pdss_fl.vocabularies import load_perturber, load_vocabulary
 
 logger = logging.getLogger("pdss_fl.client")
@@ -51,7 +56,7 @@ class DistillationClient:
     Parameters
     ----------
     settings : RunSettings
-        What the run asks for.
+        What the run asks for; the node's own choices take their place.
     policy : NodePolicy
         What the node allows; checked here, before any work.
     run_id : int | str
@@ -68,6 +73,7 @@ class DistillationClient:
         partition_id: int = 0,
         num_partitions: int = 1,
     ) -> None:
+        settings = own_settings(settings, policy.choices, policy.simulated)
         policy.check_run(settings)
         self.settings, self.policy = settings, policy
         self.partition_id = partition_id
@@ -75,7 +81,7 @@ class DistillationClient:
         directory = policy.state_dir if policy.simulated else policy.state_dir / "runs" / self.name
         self.store = ClientStore(directory)
         self.ledger = Ledger(policy.state_dir / "ledger.jsonl", policy.max_epsilon_per_example)
-        self.train_examples, self.test_examples = _load_data(settings, policy, partition_id, num_partitions)
+        self.train_examples, self.test_examples = load_data(settings, policy, partition_id, num_partitions)
         if "pdss" in settings.method_names:  # a wrong mechanism is refused before any work, whatever comes first
             self._perturber("pdss", 1)
 
@@ -143,14 +149,18 @@ class DistillationClient:
         items = [TrainingItem(e, rationales.get(e.key, {}).get("decoded")) for e in self.train_examples]
         used = any(item.rationale is not None for item in items)
         slm = self._load_slm(method)
-        weight = self.settings.distill.rationale_weight if used else 0.0
-        settings, checkpoint = self._train_settings(server_round, weight), self.store.checkpoint(method, server_round)
-        progress = training_progress(self.partition_id, method, settings.steps)
-        result = train(slm, items, settings, progress, checkpoint)
-        if result.truncated:
+        if self.settings.sharing.epsilon:  # what is trained on may not depend on any one example
+            used = bool(rationales)
+        asked = train_settings(self.settings, server_round, used)
+        progress = training_progress(self.partition_id, method, asked.steps)
+        if self.settings.sharing.epsilon:
+            cut = train_under_charge(slm, items, asked, self.settings, self.ledger, progress)
+        else:
+            cut = train(slm, items, asked, progress, self.store.checkpoint(method, server_round)).truncated
+        if cut:
             logger.warning(
-                "client %d: %s: %d training rows cut to slm.max-tokens = %d", self.partition_id, method,
-                result.truncated, slm.max_tokens,
+                "client %d: %s: %d training rows cut to slm.max-tokens = %d", self.partition_id, method, cut,
+                slm.max_tokens,
             )  # fmt: skip
         self.store.save_slm(method, slm.save, server_round)
 
@@ -179,6 +189,21 @@ class DistillationClient:
         if counts["num-examples"]:
             self.store.save_evaluation(method, server_round, counts)
         return counts
+
+    @property
+    def shares(self) -> bool:
+        """Whether this run averages small models; the node's policy was asked."""
+        return self.settings.sharing.mode != OFF
+
+    def shared(self, method: str) -> dict[str, torch.Tensor]:
+        """Return the weights of a method's small model that leave this client, where the run shares them."""
+        return shared_state(self._load_slm(method))
+
+    def adopt(self, method: str, state: Mapping[str, torch.Tensor]) -> None:
+        """Put averaged weights into a method's small model."""
+        slm = self._load_slm(method)
+        load_shared(slm, state)
+        self.store.save_slm(method, slm.save, self.store.slm_round(method))
 
     def _perturber(self, method: str, server_round: int) -> Perturber:
         name = IDENTITY if method == "dss" else self.settings.privacy.mechanism
@@ -253,46 +278,21 @@ class DistillationClient:
         if not self.store.has_slm("untrained"):
             slm = self.settings.slm
             model = str(bundled_model_path()) if slm.model == BUNDLED_MODEL else slm.model
-            sizes = SlmSettings(model, slm.hidden_size, slm.layers, self.settings.seed, slm.max_tokens)
+            sizes = SlmSettings(model, slm.hidden_size, slm.layers, self.settings.seed, slm.max_tokens, slm.dtype)
             self.store.save_slm("untrained", create_slm(sizes, self._tokenizer_texts()).save)
         return SmallModel.load(self.store.slm_directory("untrained"))
 
     def _tokenizer_texts(self) -> list[str]:
-        """Texts from which a from-scratch model takes its words: public words and its own training data."""
+        """Texts from which a from-scratch model takes its words: public ones and, if it stays here, its own data's."""
         if self.settings.slm.model != SCRATCH:
             return []
         privacy = self.settings.privacy
         vocabulary = load_vocabulary(privacy.vocabulary, privacy.vocabulary_size, privacy.embeddings)
-        own = [" ".join((e.question, *e.choices, e.answer)) for e in self.train_examples]
+        # A shared model's tokens must be the same everywhere, and its words are told with its shape.
+        private = [] if self.shares else self.train_examples
+        own = [" ".join((e.question, *e.choices, e.answer)) for e in private]
         return [" ".join(vocabulary.tokens), *own]
-
-    def _train_settings(self, server_round: int, rationale_weight: float) -> TrainSettings:
-        distill, rounds = self.settings.distill, self.settings.num_server_rounds
-        return TrainSettings(
-            steps=max(1, distill.steps // rounds),
-            batch_size=distill.batch_size,
-            learning_rate=distill.learning_rate,
-            rationale_weight=rationale_weight,
-            weight_decay=distill.weight_decay,
-            seed=self.settings.seed * 1000 + server_round,
-        )
 
 
 def _said(words: Sequence[str]) -> str:
     return " ".join(word for word in words if word != BLANK)
-
-
-def _load_data(
-    settings: RunSettings, policy: NodePolicy, partition_id: int, num_partitions: int
-) -> tuple[list[Example], list[Example]]:
-    data = settings.data
-    counts = (data.train_examples, data.test_examples, settings.seed)
-    if not policy.simulated and policy.data_path is not None:
-        # Else a run that knows the order could ask line by line, or for two test sets that differ in one question.
-        order = private_seed(policy.state_dir, f"{settings.seed} {data.test_examples}")
-        return from_path(policy.data_path, "iid", 0, 1, data.train_examples, data.test_examples, order)
-    if policy.data_path is None:
-        return built_in(partition_id, num_partitions, *counts)
-    if policy.data_path == Path():
-        raise SettingError("data.path is empty but data.source is 'jsonl': name a file or a folder")
-    return from_path(policy.data_path, data.partition, partition_id, num_partitions, *counts)

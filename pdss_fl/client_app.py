@@ -28,7 +28,9 @@ from pdss_fl.messages import PromptBatch
 from pdss_fl.mods import error_guard_mod
 from pdss_fl.policy import NodePolicy
 from pdss_fl.relay import relay_mod
+from pdss_fl.replies import ARRAYS, CLIENT
 from pdss_fl.resume import RunName
+from pdss_fl.sharing import adopt_average, weights_record
 from pdss_fl.simulation import in_simulation
 
 PROMPTS, RATIONALES, CONFIG, METRICS, PAYLOAD = "prompts", "rationales", "config", "metrics", "payload"
@@ -58,11 +60,15 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
         method, server_round = _asked(msg)
         offer, content, client = Offer.find_in(msg.content), RecordDict(), _client(context, msg)
         with client.store.busy("train"):
+            if client.store.slm_round(method) < server_round:  # else a retry would lose what was trained
+                adopt_average(client, method, msg)
             if offer is None:
                 metrics = client.distill(method, server_round, _payload(msg))
             else:
                 metrics, report = distill_directly(client, method, server_round, offer)
                 report.add_to(content)
+            if client.shares:
+                content[ARRAYS] = weights_record(client.shared(method))
         content[METRICS] = MetricRecord(dict(metrics))
         return Message(content, reply_to=msg)
 
@@ -71,7 +77,10 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
         method, server_round = _asked(msg)
         client = _client(context, msg)
         with client.store.busy("train"):
+            adopt_average(client, method, msg)
             metrics = client.evaluate(method, server_round)
+        if client.policy.simulated:  # so that results name it as the files of the run do
+            metrics[CLIENT] = client.partition_id
         return Message(RecordDict({METRICS: MetricRecord(dict(metrics))}), reply_to=msg)
 
     return app
@@ -129,7 +138,7 @@ def _client(context: Context, msg: Message) -> DistillationClient:
     if "state-dir" not in node and "policy" not in node and in_simulation():
         partition_id = int(node["partition-id"])
         state_dir = settings.run_directory(name.run_id) / "clients" / f"client-{partition_id}"
-        policy = NodePolicy.simulation(state_dir, settings)
+        policy = NodePolicy.simulation(state_dir, settings, partition_id)
         return DistillationClient(settings, policy, str(name.run_id), partition_id, int(node["num-partitions"]))
     return DistillationClient(settings, NodePolicy.from_node_config(node), name.folder(settings))
 

@@ -18,23 +18,24 @@ from typing import Any, TypeVar, get_type_hints
 from platformdirs import user_data_path
 
 from pdss_fl.bundled import BUNDLED_MODEL
+from pdss_fl.data_settings import BUILT_IN_DATA as BUILT_IN_DATA
+from pdss_fl.data_settings import DataSettings
 from pdss_fl.errors import SettingError
+from pdss_fl.llm_settings import LLMSettings, check_endpoint
 from pdss_fl.rules import (
-    A_WEEK,
-    ADDRESS,
     AT_LEAST_0,
     AT_LEAST_1,
     NOT_EMPTY,
-    NOT_NEGATIVE,
     POSITIVE,
     checked,
     one_of,
     within,
 )  # fmt: skip
+from pdss_fl.rules import setting as _setting
+from pdss_fl.sharing_settings import SharingSettings, check_sharing
 
 METHODS = ("untrained", "standalone", "pdss", "dss")
 IDENTITY = "identity"
-BUILT_IN_DATA = "everyday"
 SCRATCH = "scratch"
 BUILT_IN_MODEL = "built-in"
 
@@ -54,10 +55,6 @@ def _plain_value(text: str) -> bool | int | float | str | None:
     if not math.isfinite(number):
         return None
     return int(text) if re.fullmatch(r"[+-]?\d+", text) else number
-
-
-def _setting(default: Any, rule: Mapping[str, Any] | None = None) -> Any:
-    return field(default=default, metadata=rule or {})
 
 
 @dataclass(frozen=True)
@@ -106,69 +103,18 @@ class PrivacySettings:
 
 
 @dataclass(frozen=True)
-class DataSettings:
-    """Where examples come from (``data.*``); a node's own ``data-path`` outranks ``path``.
-
-    ``partition`` divides a JSONL file among simulated clients; the built-in set is divided by the things
-    that its questions are about.
-    """
-
-    source: str = _setting(BUILT_IN_DATA, one_of(BUILT_IN_DATA, "jsonl"))
-    path: str = _setting("")
-    partition: str = _setting("iid", one_of("iid", "file"))
-    train_examples: int = _setting(360, AT_LEAST_1)
-    test_examples: int = _setting(120, AT_LEAST_1)
-    public_choices: bool = _setting(False)
-
-
-@dataclass(frozen=True)
-class LLMSettings:
-    """The large language model on the server's side (``llm.*``).
-
-    ``channel``: how prompts reach it. ``relay``: in Flower's messages, through the strategy. ``direct``: each
-    client sends its own to the LLM server (``backend = "grpc"``) at ``address``, with a token that the strategy
-    hands out and that is good for ``token_lifetime`` seconds, a week at most; a node has to allow the address, and
-    trusts its own CA only. ``root_certificates`` is the PEM file of the CA that the strategy trusts (empty: plain
-    text, on loopback only, or anywhere with ``insecure``). What signs tokens, and the strategy's own certificate, are
-    named in the ServerApp's environment, since every node receives these settings.
-
-    From ``base_url`` on for ``backend = "openai"`` only, with ``model`` as the endpoint names it; ``insecure`` allows
-    plain ``http`` off loopback there. A prompt that might lead beyond ``max_run_tokens`` (read and written) or
-    ``max_run_cost`` (in the unit of the prices, which are for a million tokens) is not sent and gets an empty
-    rationale; 0 means no limit. There is no setting for the API key: see
-    ``pdss_fl.llm.endpoint.api_key``.
-    """
-
-    backend: str = _setting("local", one_of("local", "grpc", "openai"))
-    model: str = _setting(BUNDLED_MODEL, NOT_EMPTY)
-    address: str = _setting("127.0.0.1:50061", ADDRESS)
-    channel: str = _setting("relay", one_of("relay", "direct"))
-    root_certificates: str = _setting("")
-    insecure: bool = _setting(False)
-    token_lifetime: float = _setting(3600.0, A_WEEK)
-    adapter: str = _setting("auto")
-    instruction: str = _setting("")
-    dtype: str = _setting("auto", one_of("auto", "float32", "bfloat16", "float16"))
-    batch_size: int = _setting(128, AT_LEAST_1)
-    max_new_tokens: int = _setting(40, within(1, 512))
-    timeout: float = _setting(1800.0, POSITIVE)
-    base_url: str = _setting("http://127.0.0.1:8000/v1", NOT_EMPTY)
-    endpoint_form: str = _setting("chat", one_of("chat", "completion"))
-    concurrency: int = _setting(16, within(1, 1024))
-    max_run_tokens: int = _setting(10_000_000, AT_LEAST_0)
-    max_run_cost: float = _setting(0.0, NOT_NEGATIVE)
-    input_price: float = _setting(0.0, NOT_NEGATIVE)
-    output_price: float = _setting(0.0, NOT_NEGATIVE)
-
-
-@dataclass(frozen=True)
 class SmallModelSettings:
-    """The client's small language model (``slm.*``); the sizes are for ``scratch`` only."""
+    """The client's small language model (``slm.*``).
+
+    The sizes are for ``scratch`` only, ``dtype`` and ``lora_rank`` for pretrained models: at 0 all weights are trained.
+    """
 
     model: str = _setting(SCRATCH, NOT_EMPTY)
     hidden_size: int = _setting(96, {"check": lambda v: v in range(32, 4097, 32), "expected": "32 to 4096, by 32"})
     layers: int = _setting(2, within(1, 64))
     max_tokens: int = _setting(192, within(16, 8192))
+    dtype: str = _setting("float32", one_of("float32", "bfloat16"))
+    lora_rank: int = _setting(0, within(0, 512))
 
 
 @dataclass(frozen=True)
@@ -208,7 +154,9 @@ class RunSettings:
     ``tracking = "tensorboard"`` writes TensorBoard's files into the run directory.
     ``resume`` goes on with the last unfinished run of equal settings below ``output_dir``. ``metrics`` is the most
     that clients are asked to report, ``metrics_epsilon`` what a noisy count spends (``pdss_fl.evaluation``).
-    ``insecure_noise_seed`` makes a simulation's noise repeatable and is refused by deployed nodes.
+    ``insecure_noise_seed`` makes a simulation's noise repeatable and is refused by deployed nodes. So is
+    ``client_choices``: a TOML file with a table ``[client-0]`` for each simulated client that differs, with the keys
+    by which a deployed node states its own choices (``pdss_fl.choices``).
     """
 
     num_server_rounds: int = _setting(1, AT_LEAST_1)
@@ -225,12 +173,14 @@ class RunSettings:
     metrics: str = _setting("full", one_of("full", "noisy", "none"))
     metrics_epsilon: float = _setting(1.0, within(0.01, 100.0))
     insecure_noise_seed: int = _setting(-1, {"check": lambda v: v >= -1, "expected": "-1 (off) or a seed"})
+    client_choices: str = _setting("")
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     data: DataSettings = field(default_factory=DataSettings)
     llm: LLMSettings = field(default_factory=LLMSettings)
     slm: SmallModelSettings = field(default_factory=SmallModelSettings)
     distill: DistillSettings = field(default_factory=DistillSettings)
     encoder_decoder: EncoderDecoderSettings = field(default_factory=EncoderDecoderSettings)
+    sharing: SharingSettings = field(default_factory=SharingSettings)
 
     @classmethod
     def from_run_config(cls, run_config: Mapping[str, Any]) -> RunSettings:
@@ -242,11 +192,13 @@ class RunSettings:
             Naming the setting, the value found and what is expected.
         """
         settings = _load(cls, run_config, "")
-        _check_endpoint(settings.llm)
+        check_endpoint(settings.llm)
+        check_sharing(settings.sharing, settings.distill.filter, settings.resume)
         unknown = sorted(set(settings.method_names) - set(METHODS))
         if unknown or not settings.method_names:
             raise SettingError(f"methods = {settings.methods!r}: expected words out of {', '.join(METHODS)}")
-        paths = {"output-dir": settings.output_dir, "data.path": settings.data.path}
+        paths = {"output-dir": settings.output_dir, "client-choices": settings.client_choices}
+        paths |= {"data.path": "" if settings.data.source == "datasets" else settings.data.path}
         paths |= {"llm.instruction": settings.llm.instruction, "llm.root-certificates": settings.llm.root_certificates}
         for key, path in paths.items():
             if path and not Path(path).is_absolute():
@@ -265,7 +217,9 @@ class RunSettings:
                 "'grpc' and llm.address to a `pdss serve` that clients reach"
             )
         if settings.data.source == BUILT_IN_DATA and settings.data.path:
-            raise SettingError("data.path is set but data.source is 'everyday': set data.source to 'jsonl'")
+            raise SettingError(
+                "data.path is set but data.source is 'everyday': set data.source to 'jsonl', 'csv' or 'datasets'"
+            )
         return settings
 
     def flat(self) -> dict[str, str | int | float | bool]:
@@ -284,21 +238,8 @@ class RunSettings:
         return tuple(m for m in METHODS if m in asked) + tuple(m for m in asked if m not in METHODS)
 
 
-def _check_endpoint(llm: LLMSettings) -> None:
-    if set("@?#") & set(llm.base_url):  # the value is not shown, since it may hold a secret
-        raise SettingError(
-            "llm.base-url may not carry a user name, password, query or fragment, since every node receives a "
-            "run's settings: give https://HOST/PATH and put the key into the server's environment (PDSS_LLM_API_KEY)"
-        )
-    if llm.max_run_cost and not llm.input_price + llm.output_price:
-        raise SettingError(
-            f"llm.max-run-cost = {llm.max_run_cost!r} has no effect without prices: set llm.input-price and "
-            "llm.output-price, each for a million tokens"
-        )
-
-
 _T = TypeVar("_T")
-_GROUPS = {"privacy", "data", "llm", "slm", "distill", "encoder_decoder"}
+_GROUPS = {"privacy", "data", "llm", "slm", "distill", "encoder_decoder", "sharing"}
 
 
 def _key(name: str) -> str:

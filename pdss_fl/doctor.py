@@ -19,8 +19,10 @@ import psutil
 from packaging.requirements import Requirement
 
 from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path, cache_directory
+from pdss_fl.choices import own_settings
+from pdss_fl.client_data import node_format
 from pdss_fl.config import SCRATCH, RunSettings
-from pdss_fl.data.sources import read_jsonl
+from pdss_fl.data.sources import whole_data
 from pdss_fl.errors import PdssError
 from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy.ledger_file import read_ledger
@@ -191,7 +193,7 @@ def _node(settings: RunSettings, path: Path) -> Iterator[Finding]:
         f"metrics: {policy.metrics}",
     )
     try:
-        policy.check_run(settings)
+        policy.check_run(own_settings(settings, policy.choices, simulated=False))
     except PdssError as err:
         yield Finding("run", FAIL, "this node would refuse it", err.public)
     yield _data(policy)
@@ -200,12 +202,12 @@ def _node(settings: RunSettings, path: Path) -> Iterator[Finding]:
 
 def _data(policy: NodePolicy) -> Finding:
     path = policy.data_path
-    files = [] if path is None else sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
     try:
-        counts = [f"{file.name}: {len(read_jsonl(file))} examples" for file in files]
+        found = {} if path is None else whole_data(path, node_format(policy))
+        counts = [f"{name}: {len(examples)} examples" for name, examples in found.items()]
     except PdssError as err:
         return Finding("data-path", FAIL, err.local, "correct the file, or data-path")
-    return Finding("data-path", OK if counts else FAIL, ", ".join(counts) or f"no *.jsonl in {path}")
+    return Finding("data-path", OK if counts else FAIL, ", ".join(counts) or f"no file of data in {path}")
 
 
 def _ledger(policy: NodePolicy) -> Finding:

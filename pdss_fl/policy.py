@@ -8,19 +8,24 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pdss_fl.bundled import BUNDLED_MODEL
-from pdss_fl.config import BUILT_IN_DATA, BUILT_IN_MODEL, IDENTITY, SCRATCH, RunSettings
+from pdss_fl.choices import KEYS as CHOICES
+from pdss_fl.choices import choices_in, own_settings, simulated_choices
+from pdss_fl.config import BUILT_IN_MODEL, IDENTITY, SCRATCH, RunSettings
+from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.errors import PolicyRefusal, SettingError
 from pdss_fl.rules import ADDRESS, NOT_EMPTY, checked, one_of
+from pdss_fl.sharing_settings import OFF, SharingSettings
 
 _KNOWN = {
     "state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example", "allowed-mechanisms",
-    "allowed-models", "allowed-lengths", "public-choices", "metrics", "max-epsilon-metrics",
+    "allowed-models", "allowed-lengths", "public-choices", "metrics", "max-epsilon-metrics", "allow-sharing",
     "allowed-llm-addresses", "llm-root-certificates", "llm-certificate", "llm-key",
+    *CHOICES,
 }  # fmt: skip
 METRICS_LEVELS = ("none", "noisy", "full")
 _FLOWERS = {"partition-id", "num-partitions", "policy"}
@@ -40,6 +45,10 @@ class NodePolicy:
     ``allowed_llm_addresses`` are the LLM servers that a run may send this node to (``llm.channel = "direct"``);
     the node trusts ``llm_root_certificates`` there and no CA that a run names. ``metrics`` is what a run may be told
     of right answers, and ``max_epsilon_metrics`` bounds what noisy counts spend over all runs (``evaluation``).
+    ``choices`` are settings that the node chose for itself, which outrank the run's within these limits.
+    ``allow_sharing`` lets a run average this node's small models with others' (``sharing.mode``), which tells about
+    the text that they were trained on: ``dp-sgd`` only if they are trained by it, charged to the ledger, ``any`` in
+    any way.
     """
 
     state_dir: Path
@@ -56,7 +65,9 @@ class NodePolicy:
     llm_root_certificates: Path | None = None
     llm_certificate: Path | None = None
     llm_key: Path | None = None
+    allow_sharing: str = "none"
     simulated: bool = False
+    choices: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_node_config(cls, node_config: Mapping[str, Any]) -> NodePolicy:
@@ -66,10 +77,11 @@ class NodePolicy:
         (all four needed), ``allowed-mechanisms`` and ``allowed-models`` (words separated by spaces or
         commas, or lists in the file), ``allowed-lengths`` (of ``privacy.length``), ``public-choices`` (the
         labels that may be sent unperturbed, separated by commas), ``metrics`` (``noisy``, ``full`` or ``none``),
-        ``max-epsilon-metrics`` (20 by default),
-        ``allowed-llm-addresses`` (``host:port``), ``llm-root-certificates`` (PEM file of the CA that is trusted
-        there; without it these addresses have to be on loopback), ``llm-certificate`` and ``llm-key`` (this node's
-        own, for mutual TLS), and ``policy``: a TOML file with the same keys, which ``node_config`` itself outranks.
+        ``max-epsilon-metrics`` (20 by default), ``allow-sharing`` (``none``, ``dp-sgd`` or ``any``),
+        ``allowed-llm-addresses`` (``host:port``), ``llm-root-certificates`` (PEM file of the CA that is trusted there;
+        without it these addresses have to be on loopback), ``llm-certificate`` and ``llm-key`` (this node's own, for
+        mutual TLS), what the node chooses for itself (``pdss_fl.choices``; the ``slm-model`` that it names is one of
+        its allowed models), and ``policy``: a TOML file with the same keys, which ``node_config`` itself outranks.
 
         Raises
         ------
@@ -90,13 +102,15 @@ class NodePolicy:
                 'max-epsilon-per-example=200.0\' or name a file with policy="/abs/policy.toml"'
             )
         limits = {"max-epsilon-metrics": cls.max_epsilon_metrics, **config}
+        sharing, choices = config.get("allow-sharing", "none"), choices_in(config)
+        models = _words(config.get("allowed-models", " ".join(cls.allowed_models)))
         return cls(
             state_dir=_absolute(config, "state-dir"),
-            data_path=_absolute(config, "data-path"),
+            data_path=_data_path(config),
             max_epsilon_per_token=_checked_limit(config, "max-epsilon-per-token"),
             max_epsilon_per_example=_checked_limit(config, "max-epsilon-per-example"),
             allowed_mechanisms=_words(config.get("allowed-mechanisms", "")),
-            allowed_models=_words(config.get("allowed-models", " ".join(cls.allowed_models))),
+            allowed_models=(*models, *filter(None, [choices.get("slm.model")])),
             allowed_lengths=_words(config.get("allowed-lengths", " ".join(cls.allowed_lengths))),
             public_choices=tuple(
                 label.strip() for label in _list(config.get("public-choices", ""), ",") if label.strip()
@@ -110,34 +124,44 @@ class NodePolicy:
             llm_root_certificates=_file(config, "llm-root-certificates"),
             llm_certificate=_file(config, "llm-certificate"),
             llm_key=_file(config, "llm-key"),
+            allow_sharing=checked("allow-sharing", sharing, str, one_of("none", "dp-sgd", "any")),
+            choices=choices,
         )
 
     @classmethod
-    def simulation(cls, state_dir: Path, settings: RunSettings) -> NodePolicy:
+    def simulation(cls, state_dir: Path, settings: RunSettings, partition_id: int = 0) -> NodePolicy:
         """Return the policy of a simulated client, whose data already is on the submitter's machine.
 
         It allows any epsilon, any model and the run's data path; mechanisms whose guarantee is not
-        ``pure-ldp`` are allowed on the built-in public data only. The ledger starts anew with every run.
+        ``pure-ldp`` are allowed on the built-in public data only. The ledger starts anew with every run. What the
+        file that ``client-choices`` names says of this client is part of it.
         """
+        choices, metrics = simulated_choices(settings, partition_id)
+        settings = own_settings(settings, choices, simulated=True)
         built_in = settings.data.source == BUILT_IN_DATA
         return cls(
             state_dir=state_dir,
             data_path=None if built_in else Path(settings.data.path),
             max_epsilon_per_token=math.inf,
             max_epsilon_per_example=math.inf,
-            metrics="full",
             allowed_mechanisms=(settings.privacy.mechanism, IDENTITY) if built_in else (),
             allowed_models=(settings.slm.model, settings.privacy.embeddings, settings.encoder_decoder.model),
             allowed_lengths=(settings.privacy.length,),
             allowed_llm_addresses=(settings.llm.address,),
             llm_root_certificates=Path(settings.llm.root_certificates) if settings.llm.root_certificates else None,
+            metrics=metrics,
+            allow_sharing="any",
             simulated=True,
+            choices=choices,
         )
 
     def check_run(self, settings: RunSettings) -> None:
         """Refuse what no run may ask of this node; raises ``PolicyRefusal`` that names the limit."""
         if settings.insecure_noise_seed >= 0 and not self.simulated:
             raise PolicyRefusal("insecure-noise-seed is for simulation; this node draws its noise unseeded")
+        if settings.client_choices and not self.simulated:
+            raise PolicyRefusal("client-choices is for simulation; this node's own config states its choices")
+        self._check_sharing(settings.sharing)
         if settings.data.public_choices and not (self.public_choices or self.simulated):
             raise PolicyRefusal("data.public-choices sends choices unperturbed; this node names no public-choices")
         if settings.privacy.length not in self.allowed_lengths:
@@ -197,6 +221,14 @@ class NodePolicy:
         if address not in self.allowed_llm_addresses:
             raise PolicyRefusal(f"llm.address = {address!r} is not among this node's allowed-llm-addresses")
 
+    def _check_sharing(self, sharing: SharingSettings) -> None:
+        allowed = self.allow_sharing == "any" or (self.allow_sharing == "dp-sgd" and sharing.epsilon > 0)
+        if sharing.mode != OFF and not allowed:
+            raise PolicyRefusal(
+                f"sharing.mode = {sharing.mode!r} with sharing.epsilon = {sharing.epsilon:g} (0: without privacy) "
+                f"sends a client's weights; this node's allow-sharing is {self.allow_sharing!r}"
+            )
+
     def _check_named(self, name: str) -> None:
         if name not in self.allowed_mechanisms:
             raise PolicyRefusal(f"mechanism {name!r} is not among this node's allowed-mechanisms")
@@ -217,6 +249,13 @@ def _absolute(config: Mapping[str, Any], key: str) -> Path:
     if not path.is_absolute():
         raise SettingError(f"{key} of this SuperNode is a relative path: give an absolute one", str(path))
     return path
+
+
+def _data_path(config: Mapping[str, Any]) -> Path:
+    """Return where the data lies; a Hugging Face data set may be an id instead of a path."""
+    if config.get("data-format") == "datasets":
+        return Path(checked("data-path", config["data-path"], str, NOT_EMPTY))
+    return _absolute(config, "data-path")
 
 
 def _file(config: Mapping[str, Any], key: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""What the strategy takes out of clients' replies; nothing in them is trusted."""
+"""What the strategy takes out of clients' replies, where nothing is trusted, and the names that both sides use."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pdss_fl.messages import printable
 
 _COUNTS = ("num-examples", "correct")
 _TAIL = 50.0  # a noise beyond this many nats is none: its probability is below 1e-20
+CLIENT, ARRAYS = "client", "arrays"
 _MAX_REASON_CHARS = 400
 
 
@@ -43,6 +44,13 @@ def reported_counts(reply: Message) -> dict[str, int | float]:
 def noise_variance(epsilon: float) -> float:
     """Return the variance of a noisy count, 2a / (1 - a)^2 with a = e^-epsilon."""
     return 0.5 / math.sinh(epsilon / 2) ** 2
+
+
+def reported_client(reply: Message) -> dict[str, int]:
+    """Return the number that a simulated client goes by; a deployed one reports none and goes by its node id."""
+    record = reply.content.get("metrics")
+    number = record.get(CLIENT) if isinstance(record, MetricRecord) else None
+    return {CLIENT: number} if isinstance(number, int) else {}
 
 
 def plain(reason: str | None) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pdss_fl.fairness import client_table, spread_lines
+
 _TITLES = {
     "untrained": "untrained SLM",
     "standalone": "Standalone (labels only)",
@@ -29,6 +31,10 @@ def render_summary(summary: Mapping[str, Any]) -> str:
     out = io.StringIO()
     console = Console(file=out, width=100)
     console.print(table)
+    if summary.get("clients"):
+        console.print(client_table(summary["clients"]))
+    for line in spread_lines(summary.get("fairness", {})):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     for line in (*_noise_lines(summary["accuracy"]), *_privacy_lines(summary["privacy"]), *_cost_lines(summary)):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     return out.getvalue().rstrip()

@@ -1,6 +1,7 @@
 """A run's results on the server's disk: settings, metrics as they come, privacy, and one summary.
 
-``summary.json`` has the keys ``accuracy`` (a method: ``value``, ``low``, ``high``, ``n``), ``privacy``,
+``summary.json`` has the keys ``accuracy`` (a method: ``value``, ``low``, ``high``, ``n``), ``clients`` and
+``fairness`` (``pdss_fl.fairness``), ``privacy``,
 ``seconds`` (a phase), ``llm`` (``model``, ``prompts``, ``tokens``) and ``versions``.
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Any
 
 from pdss_fl.errors import SettingError
@@ -54,6 +55,11 @@ def host_and_port(address: str) -> tuple[str, int] | None:
 
 NOT_EMPTY = {"check": lambda v: bool(v.strip()), "expected": "not empty"}
 ADDRESS = {"check": lambda v: host_and_port(v) is not None, "expected": "host:port, for example 127.0.0.1:50061"}
+
+
+def setting(default: Any, rule: Mapping[str, Any] | None = None) -> Any:
+    """Return a dataclass field with its default and its rule."""
+    return field(default=default, metadata=rule or {})
 
 
 def checked(key: str, value: Any, kind: type, rule: Mapping[str, Any]) -> Any:

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pdss_fl.config import LLMSettings
 from pdss_fl.errors import SettingError
 from pdss_fl.llm.admission import MAX_QUEUED
 from pdss_fl.llm.calls import ServiceLimits
@@ -25,6 +24,7 @@ from pdss_fl.llm.service import RunningServer, ServiceSecurity
 from pdss_fl.llm.service import serve as start
 from pdss_fl.llm.tls import ServerTls
 from pdss_fl.llm.tokens import create_key, read_key
+from pdss_fl.llm_settings import LLMSettings
 from pdss_fl.logs import log_as_json
 
 if TYPE_CHECKING:

@@ -14,16 +14,20 @@ from typing import Any
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
-from pdss_fl.config import BUILT_IN_DATA, LLMSettings, RunSettings
+from pdss_fl.config import RunSettings
+from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.direct import Offer
 from pdss_fl.errors import PdssError, PolicyRefusal, QuorumLost
+from pdss_fl.fairness import by_client, spread
 from pdss_fl.journal import Journal
 from pdss_fl.llm.protocol import RationaleGenerator
+from pdss_fl.llm_settings import LLMSettings
 from pdss_fl.logs import configure_logging
 from pdss_fl.messages import GenerationSettings
 from pdss_fl.report import render_summary
 from pdss_fl.results import RunDirectory, accuracy, privacy_summary, versions, weakest
 from pdss_fl.resume import RunName, unfinished_run
+from pdss_fl.sharing_settings import OFF
 from pdss_fl.strategy import StepByStepDistillation
 from pdss_fl.tracking import TENSORBOARD, Callback, Callbacks, TensorBoard
 
@@ -177,6 +181,7 @@ def _strategy(
         offer=_offers(settings.llm, generation, run_id) if settings.llm.channel == "direct" else None,
         run=name,
         journal=journal,
+        sharing=settings.sharing.mode != OFF,
         quorum=settings.quorum,
         perturb_timeout=settings.perturb_timeout,
         max_prompts=settings.data.train_examples,
@@ -224,8 +229,12 @@ def _summary(
         for phase, value in strategy.usage.seconds.items():
             seconds[phase] = seconds.get(phase, 0.0) + value
     pdss = strategies.get("pdss")
+    rows = [row for strategy in strategies.values() for row in strategy.client_metrics]
+    clients = by_client(rows, {method: strategy.statements for method, strategy in strategies.items()})
     return {
         "accuracy": outcome,
+        "clients": clients,
+        "fairness": spread(clients),
         "privacy": privacy_summary(weakest(pdss.statements.values()) if pdss else None),
         "seconds": {phase: round(value, 2) for phase, value in seconds.items()},
         "llm": {

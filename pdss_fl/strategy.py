@@ -18,12 +18,13 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
 
 from pdss_fl.asking import ask
+from pdss_fl.averaging import average_weights
 from pdss_fl.direct import DirectReport, Offer
 from pdss_fl.errors import MessageError, QuorumLost
 from pdss_fl.journal import Journal
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.messages import MAX_PROMPTS, GenerationSettings, PromptBatch, RationaleBatch
-from pdss_fl.replies import plain, prompt_payload, reported_counts
+from pdss_fl.replies import ARRAYS, plain, prompt_payload, reported_client, reported_counts
 from pdss_fl.resume import RunName
 from pdss_fl.rounds import MethodState, begun_with
 
@@ -35,8 +36,8 @@ UNTRAINED, STANDALONE = "untrained", "standalone"
 class StepByStepDistillation(FedAvg):
     """Ask clients for perturbed prompts, answer with rationales, let them train.
 
-    Source: PDSS (https://arxiv.org/abs/2406.12403). No weights travel: each client keeps a small model
-    of its own, and ``ArrayRecord`` stays empty.
+    Source: PDSS (https://arxiv.org/abs/2406.12403). Unless ``sharing`` is on no weights travel: each client keeps
+    a small model of its own, and ``ArrayRecord`` stays empty.
 
     Parameters
     ----------
@@ -59,6 +60,8 @@ class StepByStepDistillation(FedAvg):
         Under which clients keep their files; without one a run cannot be resumed.
     journal : Journal | None (default: None)
         Keeps what this run has done: no whole round of it is done again, no answered prompt sent to the LLM again.
+    sharing : bool (default: False)
+        Clients send their small model's weights after each round, and go on from the average (FedAvg).
     fraction_train, fraction_evaluate : float
         As in ``FedAvg``.
 
@@ -88,6 +91,7 @@ class StepByStepDistillation(FedAvg):
         offer: Callable[[int], Offer] | None = None,
         run: RunName | None = None,
         journal: Journal | None = None,
+        sharing: bool = False,
         fraction_train: float = 1.0,
         fraction_evaluate: float = 1.0,
     ) -> None:
@@ -107,6 +111,7 @@ class StepByStepDistillation(FedAvg):
         self.offer = offer
         self.run = run
         self.journal = journal
+        self.sharing = sharing
         self._state = MethodState.restored(journal, method)
         self._whole = frozenset(self._state.results)  # rounds of an earlier start, which are not done again
         self.usage, self.statements = self._state.usage, self._state.statements
@@ -137,19 +142,23 @@ class StepByStepDistillation(FedAvg):
                 node: RecordDict({"config": config, "rationales": ConfigRecord({"payload": batch.serialize()})})
                 for node, batch in answers.items()
             }
+        if self.sharing and arrays:
+            for content in contents.values():
+                content[ARRAYS] = arrays
         return self._remember(_requests(contents, "train.distill", server_round))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Keep what clients reported; there are no weights to average."""
+        """Keep what clients reported; average their weights if they share them."""
         if server_round in self._whole:
             return None, None
         answered = self._answered("distill", self._sent, replies)
         self._state.trained |= set(answered)
         if self.offer is not None and self.method != STANDALONE:
             self._note_reports(answered)
-        return None, self._aggregate("distill", server_round, answered)
+        average = average_weights(answered) if self.sharing else None
+        return average, self._aggregate("distill", server_round, answered)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -161,6 +170,8 @@ class StepByStepDistillation(FedAvg):
         # A client that has not trained has nothing to evaluate.
         node_ids = sorted(node for node in node_ids if self.method == UNTRAINED or node in self._state.trained)
         content = RecordDict({"config": self._config(config, server_round)})
+        if self.sharing and arrays:
+            content[ARRAYS] = arrays
         return self._remember(_requests(dict.fromkeys(node_ids, content), "evaluate", server_round))
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -264,9 +275,8 @@ class StepByStepDistillation(FedAvg):
         total: dict[str, int | float] = {"num-examples": 0}
         for node, reply in answered.items():
             metrics = reported_counts(reply)
-            self.client_metrics.append(
-                {"method": self.method, "round": server_round, "phase": phase, "node": node, **metrics}
-            )
+            row: dict[str, str | int] = {"method": self.method, "round": server_round, "phase": phase, "node": node}
+            self.client_metrics.append({**row, **reported_client(reply), **metrics})
             for key, value in metrics.items():
                 total[key] = total.get(key, 0) + value
         if self.on_metrics is not None:
@@ -283,13 +293,8 @@ class StepByStepDistillation(FedAvg):
                 logger.warning("%s: a reply to nothing that was asked is ignored", step)
             elif reply.has_error():
                 self.failure_codes.add(reply.error.code)
-                logger.warning(
-                    "%s: client %d failed (code %d): %s",
-                    step,
-                    node,
-                    reply.error.code,
-                    plain(reply.error.reason),
-                )
+                reason = plain(reply.error.reason)
+                logger.warning("%s: client %d failed (code %d): %s", step, node, reply.error.code, reason)
             else:
                 answered[node] = reply
         for node in waiting.values():

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pdss_fl.config import LLMSettings, RunSettings
+from pdss_fl.config import RunSettings
 from pdss_fl.errors import SettingError
+from pdss_fl.llm_settings import LLMSettings
 from pdss_fl.serve_command import serve
 
 ROOT = Path(__file__).parent.parent

@@ -46,6 +46,15 @@ def test_a_machine_that_is_ready(tmp_path: Path, tiny: Path, asked: dict[str, An
     assert not (tmp_path / "state").exists(), "looking changes nothing"
 
 
+def test_a_nodes_own_choices_are_what_is_looked_at(tmp_path: Path, tiny: Path, asked: dict[str, Any]) -> None:
+    table = tmp_path / "ward.csv"
+    table.write_text("stem,key\nis it?,yes\nwas it?,no\n")
+    choices = {"data-path": str(table), "data-format": "csv", "data-fields": "question=stem answer=key"}
+    found = findings(asked, policy(tmp_path, **choices, **{"slm-model": str(tiny), "allowed-models": str(tiny)}))
+    assert found["data-path"].found == "ward.csv: 2 examples"
+    assert "run" not in found or found["run"].verdict != FAIL
+
+
 def test_a_superlink_that_stayed_behind_is_noted(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         monkeypatch.setenv("FLWR_LOCAL_SUPERLINK_HTTP_API_PORT", str(listening.getsockname()[1]))

@@ -99,12 +99,14 @@ def test_the_app_runs_from_the_fab_and_not_from_the_working_tree(finished: Path,
 
 def test_the_run_leaves_every_file_that_it_promises(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
-    assert set(summary) == {"accuracy", "privacy", "seconds", "llm", "versions"}
+    assert set(summary) == {"accuracy", "clients", "fairness", "privacy", "seconds", "llm", "versions"}
     assert set(summary["accuracy"]) == {"untrained", "standalone", "pdss", "dss"}
     for method in ("untrained", "standalone", "pdss"):
         assert set(summary["accuracy"][method]) == {"value", "low", "high", "n"}
         assert summary["accuracy"][method]["n"] == 6
     assert summary["accuracy"]["dss"] is None, "identity is allowed on the built-in data only"
+    assert [entry["client"] for entry in summary["clients"]] == [0, 1]
+    assert summary["fairness"]["pdss"]["reported"] == 2
     privacy = summary["privacy"]
     assert privacy["mechanism"] == "staircase"
     assert privacy["kind"] == "pure-ldp"

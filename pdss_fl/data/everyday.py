@@ -185,6 +185,7 @@ def _example(fact: Fact, wrong: list[str], kind: Kind) -> Example:
         ),
         answer=fact.value,
         rationale=_rationale(it, fact, kind),
+        entity=fact.thing,
     )
 
 

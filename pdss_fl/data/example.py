@@ -26,6 +26,8 @@ class Example:
     rationale : str | None (default: None)
         A reference rationale that came with the data; never sent, and never given to a student
         unless an experiment says so.
+    entity : str | None (default: None)
+        What the example is about, for dividing data among simulated clients; it stays on the client.
     """
 
     question: str
@@ -34,6 +36,7 @@ class Example:
     context: str | None = None
     person: str | None = None
     rationale: str | None = None
+    entity: str | None = None
 
     @property
     def release_key(self) -> str:

@@ -1,22 +1,22 @@
-"""Where a client's examples come from: JSON lines on its disk, or the built-in set."""
+"""Where a client's examples come from: files on its disk, a Hugging Face data set, or the built-in set."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from pdss_fl.data.division import Division, divide, divide_sides
 from pdss_fl.data.everyday import private_examples
 from pdss_fl.data.example import Example
-from pdss_fl.data.partition import entity_partition, iid_partition, train_test_split
-from pdss_fl.errors import DataError
+from pdss_fl.data.partition import entity_partition, train_test_split
+from pdss_fl.data.tables import SUFFIXES, DataFormat, read_datasets, read_file, text_of
+from pdss_fl.errors import DataError, SettingError
 
+EACH_ITS_OWN, PLAIN = Division("auto"), DataFormat()
 BUILT_IN_PARTS = 4
 
 
 def read_jsonl(path: Path, answered: bool = True) -> list[Example]:
-    """Read one example a line: ``{"question", "choices", "answer", "context"?, "person"?, "rationale"?}``.
+    """Read one example a line: ``{"question", "choices", "answer", "context"?, "person"?, "rationale"?, "entity"?}``.
 
     Other keys are ignored, so that common data sets can be read as they are; ``answered=False`` reads
     lines without an ``answer``, too, and takes any.
@@ -27,12 +27,7 @@ def read_jsonl(path: Path, answered: bool = True) -> list[Example]:
         With the number of the line and what is wrong with it; the path and nothing of the text is in
         its private part.
     """
-    examples = [
-        _parse_line(line, number, path, answered) for number, line in enumerate(_lines(path), start=1) if line.strip()
-    ]
-    if not examples:
-        raise DataError("the data file holds no example", str(path))
-    return examples
+    return read_file(path, DataFormat(), answered)
 
 
 def read_questions(path: Path) -> list[Example]:
@@ -50,7 +45,7 @@ def read_any(path: Path) -> list[Example]:
     DataError
         As ``read_jsonl``.
     """
-    lines = _lines(path)
+    lines = text_of(path).split("\n")
     first = next((line.strip() for line in lines if line.strip()), "")
     if path.suffix == ".jsonl" or first.startswith("{"):
         return read_jsonl(path, answered=False)
@@ -59,63 +54,31 @@ def read_any(path: Path) -> list[Example]:
     return [Example(line.strip(), (), "") for line in lines if line.strip()]
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as err:
-        raise DataError("the data file cannot be read as UTF-8 text", f"{path}: {err}") from None
-
-
-def _parse_line(line: str, number: int, path: Path, answered: bool) -> Example:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        raise DataError("the data file has a line that is not JSON", f"{path}:{number}") from None
-    try:
-        return _to_example(record, answered)
-    except DataError as err:
-        raise DataError(err.public, f"{path}:{number}") from None
-
-
-def _to_example(record: Any, answered: bool) -> Example:
-    if not isinstance(record, Mapping):
-        raise DataError("the data file has a line that is not a JSON object")
-    question = _text(record, "question")
-    answer = _text(record, "answer") if answered else str(record.get("answer") or "").strip()
-    choices = record.get("choices") or []
-    if not isinstance(choices, list) or not all(isinstance(c, str) and c.strip() for c in choices):
-        raise DataError("an example's `choices` is not a list of texts")
-    choices = list(dict.fromkeys(choice.strip() for choice in choices))  # common data sets have some twice
-    if len(choices) == 1:
-        raise DataError("an example has fewer than two different choices")
-    if answered and choices and answer not in choices:
-        raise DataError("an example's `answer` is not among its `choices`")
-    optional = {key: _text(record, key) for key in ("context", "person", "rationale") if record.get(key) is not None}
-    return Example(question, tuple(choices), answer, **optional)
-
-
-def _text(record: Mapping[str, Any], key: str) -> str:
-    value = record.get(key)
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"an example has no `{key}`, or it is not a text")
-    return value.strip()
-
-
 def built_in(
-    partition_id: int, num_partitions: int, train: int, test: int, seed: int
+    partition_id: int, num_partitions: int, train: int, test: int, seed: int, division: Division = EACH_ITS_OWN
 ) -> tuple[list[Example], list[Example]]:
     """Return a simulated client's training and test examples of the built-in set.
 
-    Each client holds the questions about things of its own, a quarter of the set or less; another seed
-    gives it another part. Training and test ask different questions about the same things.
+    By default each client holds the questions about things of its own, a quarter of the set or less; another
+    seed gives it another part. Training and test ask different questions about the same things.
     """
+    if division.kind != "auto":
+        part = divide(private_examples(), division, num_partitions, seed)[partition_id]
+        return train_test_split(part, train, test, seed)
     parts = max(num_partitions, BUILT_IN_PARTS)
     part = entity_partition(private_examples(), (partition_id + seed) % parts, parts)
     return train_test_split(part, train, test, seed)
 
 
 def from_path(
-    path: Path, partition: str, partition_id: int, num_partitions: int, train: int, test: int, seed: int
+    path: Path,
+    division: Division,
+    partition_id: int,
+    num_partitions: int,
+    train: int,
+    test: int,
+    seed: int,
+    form: DataFormat = PLAIN,
 ) -> tuple[list[Example], list[Example]]:
     """Return a client's training and test examples from its disk.
 
@@ -123,42 +86,65 @@ def from_path(
     ----------
     path : Path
         One file, divided into training and test; or a folder with ``train.jsonl`` and ``test.jsonl``
-        (or ``dev.jsonl``); with ``partition = "file"`` a folder with one file a client, taken in the
-        order of their names.
-    partition : str
-        ``iid``: clients share the file(s) at random; ``file``: one file each.
+        (or ``dev.jsonl``); with ``division.kind = "file"`` a folder with one file a client, taken in the
+        order of their names. The same with ``.csv``. For ``form.source = "datasets"`` an id or a saved folder.
+    division : Division
+        How simulated clients share it.
     partition_id, num_partitions : int
         Which part; a deployed node passes 0 and 1.
     train, test : int
         At most so many of each.
     seed : int
         Of the divisions.
+    form : DataFormat
+        How it is written.
     """
-    if partition == "file":
-        examples = read_jsonl(_file_of(path, partition_id))
-        return train_test_split(examples, train, test, seed)
-    if not path.is_dir():
-        part = iid_partition(read_jsonl(path), partition_id, num_partitions, seed)
+    if division.kind == "file" and form.source == "datasets":
+        raise SettingError("data.partition = 'file' is for jsonl and csv; found data.source = 'datasets'")
+    if division.kind == "file":
+        return train_test_split(read_file(_file_of(path, partition_id, form), form), train, test, seed)
+    sides = _sides(path, form)
+    if len(sides) == 1:
+        part = divide(sides[0], division, num_partitions, seed)[partition_id]
         return train_test_split(part, train, test, seed)
-    sides = [read_jsonl(path / "train.jsonl"), read_jsonl(_test_file(path))]
-    train_part, test_part = (iid_partition(side, partition_id, num_partitions, seed) for side in sides)
+    train_part, test_part = divide_sides(sides[0], sides[1], division, num_partitions, seed)[partition_id]
     if not train_part or not test_part:
         raise DataError(f"client {partition_id} of {num_partitions} gets no example; use fewer clients")
     return train_part[:train], test_part[:test]
 
 
-def _file_of(path: Path, partition_id: int) -> Path:
-    files = sorted(path.glob("*.jsonl"))
+def whole_data(path: Path, form: DataFormat) -> dict[str, list[Example]]:
+    """Return all examples of a data path, undivided, by the name of their file or split; empty without a file."""
+    if form.source == "datasets":
+        return dict(zip((form.train_split, form.test_split), _sides(path, form), strict=False))
+    files = sorted(path.glob(f"*{SUFFIXES[form.source]}")) if path.is_dir() else [path]
+    return {file.name: read_file(file, form) for file in files}
+
+
+def _sides(path: Path, form: DataFormat) -> list[list[Example]]:
+    """Return the whole data set: one list, or where it has a division of its own the training and the test side."""
+    if form.source == "datasets":
+        splits = [form.train_split, *filter(None, [form.test_split])]
+        return [read_datasets(str(path), form, split) for split in splits]
+    if not path.is_dir():
+        return [read_file(path, form)]
+    suffix = SUFFIXES[form.source]
+    return [read_file(path / f"train{suffix}", form), read_file(_test_file(path, suffix), form)]
+
+
+def _file_of(path: Path, partition_id: int, form: DataFormat) -> Path:
+    suffix = SUFFIXES[form.source]
+    files = sorted(path.glob(f"*{suffix}"))
     if partition_id >= len(files):
         raise DataError(
-            f"data.partition = 'file' needs one .jsonl file a client; client {partition_id} finds {len(files)}",
+            f"data.partition = 'file' needs one {suffix} file a client; client {partition_id} finds {len(files)}",
             str(path),
         )
     return files[partition_id]
 
 
-def _test_file(path: Path) -> Path:
-    for name in ("test.jsonl", "dev.jsonl"):
-        if (path / name).is_file():
-            return path / name
-    raise DataError("the data folder has neither test.jsonl nor dev.jsonl beside train.jsonl", str(path))
+def _test_file(path: Path, suffix: str) -> Path:
+    for name in ("test", "dev"):
+        if (path / f"{name}{suffix}").is_file():
+            return path / f"{name}{suffix}"
+    raise DataError(f"the data folder has neither test{suffix} nor dev{suffix} beside train{suffix}", str(path))

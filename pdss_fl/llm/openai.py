@@ -16,7 +16,6 @@ from queue import Empty, SimpleQueue
 import httpx
 
 from pdss_fl import __version__
-from pdss_fl.config import LLMSettings
 from pdss_fl.errors import LLMUnavailable
 from pdss_fl.llm.answers import Recent
 from pdss_fl.llm.budget import Budget, BudgetSpent, Tokens
@@ -24,6 +23,7 @@ from pdss_fl.llm.endpoint import BadStatus, Endpoint, patiently
 from pdss_fl.llm.instruction import EVERYDAY, Instruction, load_instruction
 from pdss_fl.llm.openai_wire import CHAT, PATHS, explain, read_rationale, read_usage, request_body
 from pdss_fl.llm.protocol import never
+from pdss_fl.llm_settings import LLMSettings
 from pdss_fl.messages import Finish, GenerationSettings, PromptBatch, Rationale, ServerInfo
 
 MAX_REMEMBERED = 50_000

@@ -16,10 +16,10 @@ from typing import Any, NoReturn
 import grpc
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 
-from pdss_fl.config import LLMSettings
 from pdss_fl.errors import LLMUnavailable, MessageError
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.tls import ClientTls, open_channel
+from pdss_fl.llm_settings import LLMSettings
 from pdss_fl.messages import (
     SCHEMA_VERSION,
     GenerationSettings,

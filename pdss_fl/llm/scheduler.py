@@ -16,7 +16,6 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pdss_fl import __version__
-from pdss_fl.config import LLMSettings
 from pdss_fl.errors import Busy, LLMUnavailable, SettingError
 from pdss_fl.llm.adapter import apply_adapter
 from pdss_fl.llm.admission import MAX_QUEUED, Job, Request, Waiting
@@ -29,6 +28,7 @@ from pdss_fl.llm.packed import pack
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.runner import Runner
 from pdss_fl.llm.writing import Scribe, Written
+from pdss_fl.llm_settings import LLMSettings
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch, Rationale, ServerInfo
 
 BATCH_SIZE = LLMSettings().batch_size

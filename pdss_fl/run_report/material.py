@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pdss_fl.client_data import data_format, node_format
 from pdss_fl.config import BUILT_IN_DATA, IDENTITY, RunSettings
 from pdss_fl.data.everyday import private_examples
 from pdss_fl.data.example import Example
-from pdss_fl.data.sources import read_jsonl
+from pdss_fl.data.sources import whole_data
 from pdss_fl.errors import SettingError, StoreError
 from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy import BLANK
@@ -134,8 +135,8 @@ def _corpus(settings: RunSettings | None, policy: NodePolicy | None) -> dict[str
         path = Path(settings.data.path)
     if path is None or not path.exists():
         return {}
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    return {example.key: example for file in files for example in read_jsonl(file)}
+    form = node_format(policy) if policy is not None else data_format((settings or RunSettings()).data)
+    return {example.key: example for examples in whole_data(path, form).values() for example in examples}
 
 
 def _curves(path: Path) -> Curves:

@@ -70,6 +70,22 @@ def predict(slm: SmallModel, examples: Sequence[Example], batch_size: int = 64) 
     return answers
 
 
+def answer_losses(slm: SmallModel, examples: Sequence[Example], batch_size: int = 64) -> list[float]:
+    """Return how badly a model knows each example's own answer: minus its log-likelihood after the label prompt, nats.
+
+    Parameters
+    ----------
+    slm : SmallModel
+        The model; not changed.
+    examples : Sequence[Example]
+        Each with an answer.
+    batch_size : int (default: 64)
+        Rows at a time.
+    """
+    rows = [encode_row(slm, label_prompt(example), example.answer, LABEL) for example in examples]
+    return [-score for score in log_likelihoods(slm, rows, batch_size)]
+
+
 @torch.no_grad()
 def log_likelihoods(slm: SmallModel, rows: Sequence[Row], batch_size: int) -> list[float]:
     """Return the log-likelihood (nats) of each row's completion; rows of like length run together."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pdss_fl.data.division import Division
 from pdss_fl.data.example import Example
 from pdss_fl.data.sources import from_path, read_any, read_jsonl, read_questions
 from pdss_fl.errors import DataError
@@ -84,7 +85,7 @@ def test_questions_need_no_answer(tmp_path: Path) -> None:
 
 def test_one_file_is_divided_into_disjoint_sides(tmp_path: Path) -> None:
     path = write(tmp_path / "d.jsonl", *many(50, "a"))
-    clients = [from_path(path, "iid", i, 2, train=15, test=6, seed=1) for i in range(2)]
+    clients = [from_path(path, Division("iid"), i, 2, train=15, test=6, seed=1) for i in range(2)]
     questions = [e.question for train, test in clients for e in (*train, *test)]
     assert [len(train) for train, _ in clients] == [15, 15]
     assert [len(test) for _, test in clients] == [6, 6]
@@ -94,7 +95,7 @@ def test_one_file_is_divided_into_disjoint_sides(tmp_path: Path) -> None:
 def test_a_folder_keeps_its_own_division(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", *many(20, "train"))
     write(tmp_path / "dev.jsonl", *many(10, "dev"))
-    train, test = from_path(tmp_path, "iid", 1, 2, train=100, test=100, seed=0)
+    train, test = from_path(tmp_path, Division("iid"), 1, 2, train=100, test=100, seed=0)
     assert {e.question.split()[0] for e in train} == {"train"}
     assert {e.question.split()[0] for e in test} == {"dev"}
     assert (len(train), len(test)) == (10, 5)
@@ -103,19 +104,19 @@ def test_a_folder_keeps_its_own_division(tmp_path: Path) -> None:
 def test_a_file_per_client(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", *many(6, "a"))
     write(tmp_path / "b.jsonl", *many(6, "b"))
-    train, test = from_path(tmp_path, "file", 1, 2, train=4, test=2, seed=0)
+    train, test = from_path(tmp_path, Division("file"), 1, 2, train=4, test=2, seed=0)
     assert {e.question.split()[0] for e in (*train, *test)} == {"b"}
     with pytest.raises(DataError, match="finds 2"):
-        from_path(tmp_path, "file", 2, 3, train=4, test=2, seed=0)
+        from_path(tmp_path, Division("file"), 2, 3, train=4, test=2, seed=0)
 
 
 def test_a_folder_without_test_side_and_a_part_without_examples_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", *many(3, "train"))
     with pytest.raises(DataError, match=r"neither test\.jsonl nor dev\.jsonl"):
-        from_path(tmp_path, "iid", 0, 1, train=4, test=2, seed=0)
+        from_path(tmp_path, Division("iid"), 0, 1, train=4, test=2, seed=0)
     write(tmp_path / "dev.jsonl", *many(3, "dev"))
     with pytest.raises(DataError, match="use fewer clients"):
-        from_path(tmp_path, "iid", 4, 5, train=4, test=2, seed=0)
+        from_path(tmp_path, Division("iid"), 4, 5, train=4, test=2, seed=0)
 
 
 def test_a_users_file_is_questions_or_plain_text(tmp_path: Path) -> None:

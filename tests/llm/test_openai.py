@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from pdss_fl.bundled import bundled_model_path
-from pdss_fl.config import LLMSettings
 from pdss_fl.errors import LLMUnavailable, MessageError
 from pdss_fl.llm.budget import Budget
+from pdss_fl.llm_settings import LLMSettings
 from pdss_fl.messages import (
     MAX_RATIONALE_CHARS,
     Finish,

@@ -8,6 +8,7 @@ from pdss_fl.privacy.attacks.bayes import candidates, optimal_success, word_prio
 from pdss_fl.privacy.attacks.caps import Cap, Targets, token_cap
 from pdss_fl.privacy.attacks.language import Completer, MaskedScores, SequenceScore
 from pdss_fl.privacy.attacks.linkage import Document, link
+from pdss_fl.privacy.attacks.membership import Membership, membership_attack
 from pdss_fl.privacy.attacks.posterior import document_log_prob, posterior_attack
 from pdss_fl.privacy.attacks.results import AttackResult, Rate
 from pdss_fl.privacy.attacks.shadow import empirical_success, token_overlap
@@ -20,6 +21,7 @@ __all__ = [
     "Completer",
     "Document",
     "MaskedScores",
+    "Membership",
     "Rate",
     "Releases",
     "Seen",
@@ -29,6 +31,7 @@ __all__ = [
     "document_log_prob",
     "empirical_success",
     "link",
+    "membership_attack",
     "optimal_success",
     "posterior_attack",
     "run_attacks",

@@ -1,0 +1,58 @@
+"""The strategy's side of sharing weights: FedAvg's own average, over those replies that can be averaged."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+
+from pdss_fl.replies import ARRAYS, reported_counts
+
+logger = logging.getLogger("pdss_fl.strategy")
+
+_WEIGHT = "num-examples"
+
+
+def average_weights(answered: Mapping[int, Message]) -> ArrayRecord | None:
+    """Return the average of the clients' weights, by their numbers of training examples.
+
+    A client whose arrays are not those of most, or are no finite numbers, is named in the log and left out: models
+    that differ cannot be averaged.
+
+    Parameters
+    ----------
+    answered : Mapping[int, Message]
+        Replies to ``train.distill`` by node id; nothing in them is trusted.
+
+    Returns
+    -------
+    ArrayRecord | None
+        ``None`` if nobody sent any weights.
+    """
+    forms = {node: _form(reply.content.get(ARRAYS)) for node, reply in answered.items()}
+    most = Counter(form for form in forms.values() if form).most_common(1)
+    records = []
+    for node, reply in answered.items():
+        sent, examples = reply.content.get(ARRAYS), reported_counts(reply).get(_WEIGHT, 0)
+        if not isinstance(sent, ArrayRecord) or not most or forms[node] != most[0][0] or examples < 1:
+            logger.warning("client %d: its weights are not averaged: they are missing or of another model", node)
+            continue
+        records.append(RecordDict({ARRAYS: sent, "metrics": MetricRecord({_WEIGHT: examples})}))
+    return aggregate_arrayrecords(records, _WEIGHT) if records else None
+
+
+def _form(record: object) -> tuple[tuple[str, tuple[int, ...]], ...] | None:
+    """Return names and shapes of finite float arrays; ``None`` for anything else."""
+    if not isinstance(record, ArrayRecord):
+        return None
+    try:
+        arrays = {name: array.numpy() for name, array in record.items()}
+    except Exception:  # whatever bytes a client may send
+        return None
+    if not all(a.dtype == np.float32 and bool(np.isfinite(a).all()) for a in arrays.values()):
+        return None
+    return tuple((name, a.shape) for name, a in sorted(arrays.items())) or None

@@ -1,0 +1,247 @@
+"""Clients that share their small model: the average is FedAvg's, everybody goes on from it, and nobody has to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from safetensors.torch import load_file
+
+from pdss_fl.averaging import average_weights
+from pdss_fl.client_app import create_client_app
+from pdss_fl.config import RunSettings
+from pdss_fl.errors import MessageError, QuorumLost, SettingError
+from pdss_fl.privacy import Ledger
+from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
+from pdss_fl.slm.sharing import load_shared, shared_state
+from pdss_fl.strategy import StepByStepDistillation
+from tests.harness import EchoGenerator, LoopbackGrid, context, node
+
+WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school")
+CANARY = "zanzibarqx"
+
+
+def grid_of(tmp_path: Path, tiny: Path, policies: list[dict[str, Any]], **changes: Any) -> LoopbackGrid:
+    contexts = {}
+    for i, policy in enumerate(policies, start=1):
+        path = tmp_path / f"data{i}.jsonl"
+        rows = [
+            {"question": f"what {w} has {CANARY} {i} {j}?", "choices": [w, "other"], "answer": w}
+            for w in WORDS
+            for j in range(7)
+        ]
+        path.write_text("\n".join(json.dumps(row) for row in rows))
+        config = {
+            "privacy.embeddings": str(tiny), "privacy.vocabulary": "english", "privacy.vocabulary-size": 200,
+            "data.source": "jsonl", "data.train-examples": 8 * i, "data.test-examples": 20, "slm.hidden-size": 32,
+            "slm.layers": 1, "distill.steps": 4, "num-server-rounds": 2, "sharing.mode": "fedavg", **changes,
+        }  # fmt: skip
+        limits = {"allowed-models": f"scratch {tiny}", "allow-sharing": "any", **policy}
+        contexts[i] = context(i, node(tmp_path / f"s{i}", path, **limits), config)
+    return LoopbackGrid(create_client_app(), contexts)
+
+
+def start(grid: LoopbackGrid, method: str = "standalone", sharing: bool = True, quorum: int = 2) -> Any:
+    strategy = StepByStepDistillation(EchoGenerator(), method=method, quorum=quorum, sharing=sharing)
+    return strategy.start(grid, ArrayRecord(), num_rounds=2)
+
+
+def weights(tmp_path: Path, client: int, method: str) -> dict[str, torch.Tensor]:
+    return load_file(tmp_path / f"s{client}" / "runs" / "1" / "slm" / method / "model.safetensors")
+
+
+def trained(grid: LoopbackGrid) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """What clients sent after training, by round and client."""
+    replies = [m for m in grid.replies if m.metadata.message_type == "train.distill"]
+    replies.sort(key=lambda m: (m.metadata.group_id, m.metadata.src_node_id))
+    records = [m.content["arrays"] for m in replies]
+    return [{name: array.numpy() for name, array in record.items()} for record in records]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("method", ["standalone", "pdss"])
+def test_all_clients_end_with_the_average_by_numbers_of_examples(tmp_path: Path, tiny: Path, method: str) -> None:
+    grid = grid_of(tmp_path, tiny, [{}, {}])
+    result = start(grid, method)
+    sent = trained(grid)
+    assert len(sent) == 4
+    for name, value in result.arrays.items():
+        np.testing.assert_allclose(value.numpy(), sent[2][name] / 3 + sent[3][name] * 2 / 3, atol=1e-6)
+    one, two = (weights(tmp_path, i, method) for i in (1, 2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not np.allclose(sent[2]["model.embed_tokens.weight"], sent[3]["model.embed_tokens.weight"])
+
+
+def test_the_second_round_goes_on_from_the_average(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, [{}, {}])
+    start(grid)
+    asked = [m for m in grid.requests if m.metadata.message_type == "train.distill"]
+    assert ["arrays" in m.content for m in asked] == [False, False, True, True]
+    first = trained(grid)[:2]
+    carried = {name: array.numpy() for name, array in asked[2].content["arrays"].items()}  # type: ignore[union-attr]
+    for name, value in carried.items():
+        np.testing.assert_allclose(value, first[0][name] / 3 + first[1][name] * 2 / 3, atol=1e-6)
+
+
+def test_a_shared_model_knows_no_private_word(tmp_path: Path, tiny: Path) -> None:
+    start(grid_of(tmp_path, tiny, [{}, {}]))
+    tokens = json.loads((tmp_path / "s1/runs/1/slm/standalone/tokenizer.json").read_text())["model"]["vocab"]
+    assert not any(CANARY in token for token, _ in tokens)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    start(grid_of(alone, tiny, [{}, {}], **{"sharing.mode": "off"}), sharing=False)
+    kept = json.loads((alone / "s1/runs/1/slm/standalone/tokenizer.json").read_text())["model"]["vocab"]
+    assert any(CANARY in token for token, _ in kept), "a model that stays has its client's words"
+
+
+def test_without_sharing_no_weights_leave(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, [{}, {}], **{"sharing.mode": "off"})
+    start(grid, sharing=False)
+    assert not any("arrays" in m.content for m in (*grid.requests, *grid.replies))
+    config = ConfigRecord({"method": "standalone", "server-round": 1})
+    content = RecordDict({"config": config, "arrays": ArrayRecord({"w": Array(np.zeros(1, np.float32))})})
+    reply = grid.app(Message(content, 1, "evaluate"), grid.contexts[1])
+    assert reply.error.code == 105, "a server cannot have its own weights tried on private questions"
+
+
+def test_the_model_that_all_methods_start_from_is_not_the_servers_to_replace(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, [{}, {}])
+    result = start(grid)
+    config = ConfigRecord({"method": "untrained", "server-round": 0})
+    reply = grid.app(Message(RecordDict({"config": config, "arrays": result.arrays}), 1, "evaluate"), grid.contexts[1])
+    assert reply.error.code == 105
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "what"),
+    [
+        ({"allow-sharing": "none"}, 102, "allow-sharing"),
+        ({"allow-sharing": "dp-sgd"}, 102, "without privacy"),
+        ({"slm-layers": 2}, 101, "slm.model"),
+    ],
+)
+def test_who_may_not_or_cannot_share_is_refused_before_any_work(
+    tmp_path: Path, tiny: Path, policy: dict[str, Any], code: int, what: str
+) -> None:
+    grid = grid_of(tmp_path, tiny, [{}, policy])
+    with pytest.raises(QuorumLost):
+        start(grid)
+    (refused,) = (m for m in grid.replies if m.has_error())
+    assert (refused.error.code, what in str(refused.error.reason)) == (code, True)
+    assert not (tmp_path / "s2" / "runs").exists()
+
+
+DP = {"sharing.epsilon": 4.0, "distill.filter": "off"}
+
+
+def charges(tmp_path: Path, client: int = 1) -> list[dict[str, Any]]:
+    lines = (tmp_path / f"s{client}" / "ledger.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if line["recipe"].startswith("dp-sgd")]
+
+
+@pytest.mark.parametrize("method", ["standalone", "pdss"])
+def test_private_training_is_charged_to_every_example_in_the_same_ledger(
+    tmp_path: Path, tiny: Path, method: str
+) -> None:
+    grid = grid_of(tmp_path, tiny, [{"allow-sharing": "dp-sgd"}, {}], **DP)
+    start(grid, method)
+    lines = charges(tmp_path)
+    assert len(lines) == 2 * 8, "two rounds, eight examples"
+    ledger = Ledger(tmp_path / "s1" / "ledger.jsonl", 1e6)
+    for example in {line["example"] for line in lines}:
+        own = [line for line in lines if line["example"] == example]
+        assert sum(line["epsilon"] for line in own) == pytest.approx(4.0)
+        assert sum(line["delta"] for line in own) == pytest.approx(1e-5)
+        perturbed = 7.0 * 3 if method == "pdss" else 0.0  # three words at the default epsilon
+        assert ledger.spent(example) == pytest.approx(4.0 + perturbed)
+
+
+def test_who_cannot_pay_sends_no_weights(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, [{"max-epsilon-per-example": 3.0}, {}], **DP)
+    result = start(grid, quorum=1)
+    errors = [str(m.error.reason) for m in grid.replies if m.has_error()]
+    assert len(errors) == 1
+    assert "sharing.epsilon" in errors[0]
+    assert "max-epsilon-per-example" in errors[0]
+    assert len(charges(tmp_path)) == 8, "the first round, and nothing for the second"
+    assert result.arrays
+
+
+def test_a_training_that_is_repeated_pays_again_and_a_retried_request_does_not(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, [{}], **DP)
+    start(grid, quorum=1)
+    first = next(m for m in grid.requests if m.metadata.message_type == "train.distill")
+    assert not grid.app(first, grid.contexts[1]).has_error()
+    assert len(charges(tmp_path)) == 16
+    (tmp_path / "s1" / "runs" / "1" / "metrics" / "standalone-1.json").unlink()  # as if it had crashed before this
+    assert not grid.app(first, grid.contexts[1]).has_error()
+    assert len(charges(tmp_path)) == 24
+
+
+@pytest.mark.parametrize(
+    ("config", "what"),
+    [
+        ({"sharing.epsilon": 1.0, "distill.filter": "off"}, "sharing.mode"),
+        ({"sharing.epsilon": 1.0, "sharing.mode": "fedavg"}, "distill.filter"),
+        ({"sharing.mode": "average"}, "sharing.mode"),
+    ],
+)
+def test_settings_under_which_epsilon_would_not_hold_are_refused(config: dict[str, Any], what: str) -> None:
+    with pytest.raises(SettingError, match=what):
+        RunSettings.from_run_config(config)
+
+
+def replies(*contents: dict[str, Any]) -> dict[int, Message]:
+    ask = Message(RecordDict(), 1, "train.distill")
+    return {i: Message(RecordDict(content), reply_to=ask) for i, content in enumerate(contents)}
+
+
+def update(value: float, examples: int, shape: tuple[int, ...] = (2,), name: str = "w") -> dict[str, Any]:
+    array = Array(np.full(shape, value, np.float32))
+    return {"arrays": ArrayRecord({name: array}), "metrics": MetricRecord({"num-examples": examples})}
+
+
+def test_what_cannot_be_averaged_is_left_out_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    broken = {**update(0.0, 1), "arrays": ArrayRecord({"w": Array("float32", (2,), "numpy.ndarray", b"junk")})}
+    other = [update(9.0, 5, (3,)), update(9.0, 5, name="v"), update(np.nan, 5), update(9.0, 0)]
+    silent = {"metrics": MetricRecord({"num-examples": 3})}
+    found = average_weights(replies(update(1.0, 30), update(4.0, 10), *other, silent, broken))
+    assert found is not None
+    np.testing.assert_allclose(found["w"].numpy(), [1.75, 1.75])
+    assert {i for i in range(8) if f"client {i}:" in caplog.text} == {2, 3, 4, 5, 6, 7}
+    assert average_weights(replies({"metrics": MetricRecord({"num-examples": 3})})) is None
+
+
+def small(layers: int = 1, seed: int = 0) -> SmallModel:
+    return create_slm(SlmSettings(hidden_size=32, layers=layers, seed=seed), ["some words"])
+
+
+def test_shared_weights_are_all_weights_and_come_back() -> None:
+    one, two = small(seed=0), small(seed=1)
+    load_shared(two, shared_state(one))
+    assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True))
+
+
+def test_only_adapters_are_shared_where_there_are_any() -> None:
+    from peft import LoraConfig, get_peft_model
+
+    slm = small()
+    slm.model = get_peft_model(slm.model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    state = shared_state(slm)
+    assert {name.split(".")[-3] for name in state} == {"lora_A", "lora_B"}
+    load_shared(slm, {name: torch.ones_like(tensor) for name, tensor in state.items()})
+    assert all(bool((tensor == 1).all()) for tensor in shared_state(slm).values())
+
+
+def test_weights_of_another_model_change_nothing() -> None:
+    slm = small()
+    before = shared_state(slm)
+    name = next(iter(before))
+    for wrong in (shared_state(small(layers=2)), {**before, name: torch.full_like(before[name], torch.inf)}):
+        with pytest.raises(MessageError, match="averaged weights"):
+            load_shared(slm, wrong)
+    assert all(torch.equal(before[k], v) for k, v in shared_state(slm).items())

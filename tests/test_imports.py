@@ -76,7 +76,7 @@ def test_the_servers_side_cannot_name_client_data(module: str) -> None:
 def test_the_client_cannot_reach_the_server() -> None:
     reached = reached_from("pdss_fl.client_app")
     assert not reached & {"pdss_fl.strategy", "pdss_fl.server_app"}
-    assert {m for m in reached if m.startswith("pdss_fl.llm") and m in MODULES} <= {
+    assert {m for m in reached if f"{m}.".startswith("pdss_fl.llm.") and m in MODULES} <= {
         "pdss_fl.llm",
         "pdss_fl.llm.remote",
         "pdss_fl.llm.protocol",

@@ -44,7 +44,7 @@ def server_run(folder: Path, settings: dict[str, Any], rounds: int = 1, model: s
         for r in range(1, rounds + 1)
         for node in (111, 222)
     ]
-    run.append_metrics(rows)
+    run.write_metrics(rows)
     comparison = {"standalone": accuracy(15, 40), "pdss": accuracy(22, 40), "dss": None}
     llm = {"model": model, "prompts": 80, "tokens": 900}
     privacy = privacy_summary(STATEMENT)

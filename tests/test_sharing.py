@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,9 @@ def test_a_training_that_is_repeated_pays_again_and_a_retried_request_does_not(t
     first = next(m for m in grid.requests if m.metadata.message_type == "train.distill")
     assert not grid.app(first, grid.contexts[1]).has_error()
     assert len(charges(tmp_path)) == 16
-    (tmp_path / "s1" / "runs" / "1" / "metrics" / "standalone-1.json").unlink()  # as if it had crashed before this
+    files = tmp_path / "s1" / "runs" / "1"  # as if it had crashed before these were written
+    (files / "metrics" / "standalone-1.json").unlink()
+    shutil.rmtree(files / "slm" / "standalone")
     assert not grid.app(first, grid.contexts[1]).has_error()
     assert len(charges(tmp_path)) == 24
 

@@ -118,9 +118,9 @@ def train_command(
     mechanism: Annotated[str, typer.Option(help="'groups', or what makes pairs, such as 'exponential'.")] = GROUPS,
     epsilon: Annotated[float, typer.Option(help="Per word, for the pairs.")] = PairSettings.epsilon,
     copies: Annotated[int, typer.Option(min=1, help="Perturbed copies of each prompt.")] = PairSettings.copies,
-    steps: Annotated[int, typer.Option(min=1)] = 1500,
+    steps: Annotated[int, typer.Option(min=1)] = 2000,
     batch_size: Annotated[int, typer.Option(min=1)] = EncoderDecoderTraining.batch_size,
-    learning_rate: Annotated[float, typer.Option()] = EncoderDecoderTraining.learning_rate,
+    learning_rate: Annotated[float, typer.Option(help="A pretrained model wants 0.0001 or less.")] = 0.003,
     encoder_weight: Annotated[float, typer.Option(help="Of the encoder's loss, in (0, 1].")] = 0.5,
     hidden_size: Annotated[int, typer.Option(help="Width of a model from scratch.")] = 96,
     layers: Annotated[int, typer.Option(help="Depth of a model from scratch.")] = 3,
@@ -128,7 +128,10 @@ def train_command(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     resume: Annotated[bool, typer.Option(help="Go on where a killed training was.")] = True,
 ) -> None:
-    """Train one small model to rewrite prompts and to restore rationales, on public data only."""
+    """Train one small model to rewrite prompts and to restore rationales, on public data only.
+
+    The defaults make the built-in model.
+    """
     logging.getLogger("pdss_fl").setLevel(logging.WARNING)
     examples = public_data(public, policy or [], no_node)
     given = parse_config_args(

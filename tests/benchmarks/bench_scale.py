@@ -3,8 +3,9 @@
     python tests/benchmarks/bench_scale.py [--clients 2 10 50 200] [--examples 6]
 
 Real runs under a SuperLink of their own, each client with its own ledger and small model, the bundled LLM for all of
-them. Equal prompts are written once, so tokens grow slower than clients. Ray runs as many clients at a time as there are processors. Memory is that of all processes of the run together,
-without what they share, at its highest; the column beside it is the change against the smallest run.
+them. Equal prompts are written once, so tokens grow slower than clients. Ray runs as many clients at a time as there
+are processors. Memory is that of all processes of the run together, without what they share, at its highest; the
+column beside it is the change against the smallest run.
 """
 
 from __future__ import annotations
@@ -94,7 +95,8 @@ def main() -> None:
             seconds, llm = found["seconds"], found["llm"]
             row = (
                 clients, f"{found['wall']:.0f}", f"{found['wall'] / clients:.1f}",
-                *(f"{seconds[phase]:.1f}" for phase in ("perturb", "llm", "distill", "evaluate")), llm["prompts"], llm["tokens"],
+                *(f"{seconds[phase]:.1f}" for phase in ("perturb", "llm", "distill", "evaluate")),
+                llm["prompts"], llm["tokens"],
                 f"{llm['prompt-bytes'] / clients:.0f}", f"{llm['rationale-bytes'] / clients:.0f}",
                 f"{found['peak'] / 1e9:.2f}", f"{found['peak'] / first - 1:+.0%}",
             )  # fmt: skip

@@ -248,3 +248,28 @@ def test_weights_of_another_model_change_nothing() -> None:
         with pytest.raises(MessageError, match="averaged weights"):
             load_shared(slm, wrong)
     assert all(torch.equal(before[k], v) for k, v in shared_state(slm).items())
+
+
+def test_what_was_trained_without_privacy_is_not_sent_under_other_settings(tmp_path: Path, tiny: Path) -> None:
+    """Who reaches `pdss node` names run ids and settings: first none are shared, then the same run shares."""
+    private = {"sharing.mode": "fedavg", **DP}
+    grid = grid_of(
+        tmp_path, tiny, [{"allow-sharing": "dp-sgd"}], **{**private, "sharing.mode": "off", "sharing.epsilon": 0.0}
+    )
+    ask = RecordDict({"config": ConfigRecord({"method": "standalone", "server-round": 1})})
+    told = grid.contexts[1]
+    assert not grid.app(Message(ask, 1, "train.distill"), told).has_error()
+    told.run_config.update(private)
+    reply = grid.app(Message(ask, 1, "train.distill"), told)
+    assert reply.has_error()
+    assert reply.error.code == 105
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [({"sharing.clip": 1e-44}, "sharing.clip"), ({"sharing.clip": 1e38}, "sharing.clip"),
+     ({"slm.dtype": "bfloat16"}, "slm.dtype")],
+)  # fmt: skip
+def test_numbers_in_which_the_noise_would_be_rounded_away_are_refused(changes: dict[str, Any], names: str) -> None:
+    with pytest.raises(SettingError, match=names):
+        RunSettings.from_run_config({"sharing.mode": "fedavg", **DP, **changes})

@@ -152,7 +152,7 @@ def _curves(path: Path) -> Curves:
 def _client(folder: Path, state_dir: Path, limit: float, corpus: Mapping[str, Example], examples: int) -> Client:
     ledger = state_dir / "ledger.jsonl"
     found = read_ledger(ledger) if ledger.exists() else None
-    lines = found.lines if found else []
+    lines = [line for line in found.lines if "question" in line["released"]] if found else []  # prompts alone
     totals = Totals()
     for line in lines:
         if not _is_raw(line):

@@ -149,7 +149,7 @@ def _asked(msg: Message) -> tuple[str, int]:
     config = msg.content.get(CONFIG)
     method = config.get("method") if config is not None else None
     server_round = config.get("server-round") if config is not None else None
-    if method not in METHODS or not isinstance(server_round, int) or server_round < 0:
+    if method not in METHODS or type(server_round) is not int or server_round < 0:  # nor True
         raise MessageError("the request's config has no known `method`, or no `server-round`")
     return str(method), server_round
 

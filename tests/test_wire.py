@@ -123,7 +123,8 @@ def test_no_canary_leaves_a_client_in_a_whole_round(
     decoder: str,
 ) -> None:
     changes = {"privacy.mechanism": mechanism, "privacy.length": length, "privacy.epsilon": 30.0}
-    changes |= {"distill.decoder": decoder, "distill.filter": "off"} if decoder != "align" else {}
+    if decoder == "trained":
+        changes |= {"distill.decoder": decoder, "privacy.question-words": 4, "privacy.choices": 1}
     grid = grid_of(tmp_path, tiny, **changes)
     generator = EchoGenerator()
     strategy = StepByStepDistillation(generator, quorum=2)

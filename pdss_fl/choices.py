@@ -8,7 +8,8 @@ client's own policy like any setting: a choice of its own never leads beyond its
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,19 @@ def own_settings(settings: RunSettings, choices: Mapping[str, Any], simulated: b
             "this client chose another or other sizes: leave its slm-... choices out, or set sharing.mode to 'off'"
         )
     return own
+
+
+@contextmanager
+def kept_private(choices: Mapping[str, Any], setting: str) -> Iterator[None]:
+    """Let no error that leaves tell the value of a setting if the client chose it: it may be a path of its own."""
+    try:
+        yield
+    except SettingError as err:
+        if setting not in choices:
+            raise
+        raise SettingError(
+            f"what this client itself chose for {setting} cannot be used; its own log says why", err.local
+        ) from None
 
 
 def simulated_choices(settings: RunSettings, partition_id: int) -> tuple[dict[str, Any], str]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
-from pdss_fl.choices import own_settings
+from pdss_fl.choices import kept_private, own_settings
 from pdss_fl.client_data import load_data
 from pdss_fl.config import IDENTITY, SCRATCH, RunSettings
 from pdss_fl.data.example import Example
@@ -279,7 +279,8 @@ class DistillationClient:
             slm = self.settings.slm
             model = str(bundled_model_path()) if slm.model == BUNDLED_MODEL else slm.model
             sizes = SlmSettings(model, slm.hidden_size, slm.layers, self.settings.seed, slm.max_tokens, slm.dtype)
-            self.store.save_slm("untrained", create_slm(sizes, self._tokenizer_texts()).save)
+            with kept_private(self.policy.choices, "slm.model"):
+                self.store.save_slm("untrained", create_slm(sizes, self._tokenizer_texts()).save)
         return SmallModel.load(self.store.slm_directory("untrained"))
 
     def _tokenizer_texts(self) -> list[str]:

@@ -29,7 +29,7 @@ from pdss_fl.mods import error_guard_mod
 from pdss_fl.policy import NodePolicy
 from pdss_fl.relay import relay_mod
 from pdss_fl.replies import ARRAYS, CLIENT
-from pdss_fl.resume import RunName
+from pdss_fl.resume import RunName, fingerprint
 from pdss_fl.sharing import adopt_average, weights_record
 from pdss_fl.simulation import in_simulation
 
@@ -140,14 +140,16 @@ def _client(context: Context, msg: Message) -> DistillationClient:
         state_dir = settings.run_directory(name.run_id) / "clients" / f"client-{partition_id}"
         policy = NodePolicy.simulation(state_dir, settings, partition_id)
         return DistillationClient(settings, policy, str(name.run_id), partition_id, int(node["num-partitions"]))
-    return DistillationClient(settings, NodePolicy.from_node_config(node), name.folder(settings))
+    client = DistillationClient(settings, NodePolicy.from_node_config(node), name.folder(settings))
+    client.store.keep_to(fingerprint(settings))
+    return client
 
 
 def _asked(msg: Message) -> tuple[str, int]:
     config = msg.content.get(CONFIG)
     method = config.get("method") if config is not None else None
     server_round = config.get("server-round") if config is not None else None
-    if method not in METHODS or not isinstance(server_round, int) or server_round < 0:
+    if method not in METHODS or type(server_round) is not int or server_round < 0:  # nor True
         raise MessageError("the request's config has no known `method`, or no `server-round`")
     return str(method), server_round
 

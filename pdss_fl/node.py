@@ -87,7 +87,7 @@ def _parse(request: pb.NodeRequest) -> tuple[Message, dict[str, Any]]:
 
 
 def _answer(app: ClientApp, message: Message, context: Context) -> Message:
-    logger.info("run %d asks for %s", context.run_id, message.metadata.message_type)
+    logger.info("run %d asks for %r", context.run_id, message.metadata.message_type)
     try:
         return app(message, context)
     except Exception as err:  # an unknown type of message is refused outside the app's own guard

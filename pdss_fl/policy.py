@@ -177,6 +177,9 @@ class NodePolicy:
         ):
             if value not in allowed:
                 raise PolicyRefusal(f"{key} = {value!r} is not among this node's allowed-models")
+        self._check_public("privacy.embeddings", settings.privacy.embeddings)
+        if settings.sharing.mode != OFF:  # what training adds to a model is charged, and not what is in it
+            self._check_public("slm.model", settings.slm.model)
         self._check_encoder_decoder(settings.encoder_decoder.model)
         if self.allowed_mechanisms:  # before anything of a foreign mechanism is imported
             self._check_named(settings.privacy.mechanism)
@@ -187,12 +190,17 @@ class NodePolicy:
             return
         if model not in self.allowed_models or model == SCRATCH:
             raise PolicyRefusal(f"encoder-decoder.model = {model!r} is not among this node's allowed-models")
+        self._check_public("encoder-decoder.model", model)
+
+    def _check_public(self, key: str, model: str) -> None:
+        """Refuse a model from which something leaves, if it lies where those trained on private data are."""
+        if self.simulated:  # the submitter's own machine
+            return
         folder = Path(model).resolve()
         for own in filter(None, (self.state_dir, self.data_path)):
             if own.resolve() in (folder, *folder.parents):
                 raise PolicyRefusal(
-                    "encoder-decoder.model lies in this node's state-dir or data-path, where models trained on private "
-                    "data are"
+                    f"{key} lies in this node's state-dir or data-path, where models trained on private data are"
                 )
 
     def check_mechanism(self, name: str, kind: str, epsilon: float) -> None:

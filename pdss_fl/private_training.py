@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pdss_fl.config import RunSettings
 from pdss_fl.errors import BudgetExhausted
 from pdss_fl.privacy import Charge, Ledger
+from pdss_fl.privacy.ledger import MAX_DELTA
 from pdss_fl.slm.model import SmallModel
 from pdss_fl.slm.private_trainer import Privacy, train_privately
 from pdss_fl.slm.trainer import TrainingItem, TrainSettings
@@ -30,7 +31,7 @@ def train_under_charge(
     Raises
     ------
     BudgetExhausted
-        If no example can pay under the node's ``max-epsilon-per-example``.
+        If no example can pay under the node's ``max-epsilon-per-example``, or the ledger's ``MAX_DELTA``.
     StoreError
         If the ledger cannot be written; nothing is trained then.
     """
@@ -45,6 +46,6 @@ def train_under_charge(
     if not able:
         raise BudgetExhausted(
             f"none of the examples can pay sharing.epsilon {privacy.epsilon:.4g} a round any more under this node's "
-            "max-epsilon-per-example"
+            f"max-epsilon-per-example, or sharing.delta {privacy.delta:.3g}: all deltas of one add up to {MAX_DELTA:g}"
         )
     return train_privately(slm, able, train_settings, privacy, on_step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pdss_fl.errors import SettingError
-from pdss_fl.rules import NOT_NEGATIVE, POSITIVE, one_of, setting
+from pdss_fl.rules import NOT_NEGATIVE, one_of, setting, within
 
 OFF, FEDAVG = "off", "fedavg"
 
@@ -23,10 +23,10 @@ class SharingSettings:
     mode: str = setting(OFF, one_of(OFF, FEDAVG))
     epsilon: float = setting(0.0, NOT_NEGATIVE)
     delta: float = setting(1e-5, {"check": lambda v: 0 < v <= 1e-3, "expected": "above 0, at most 0.001"})
-    clip: float = setting(1.0, POSITIVE)
+    clip: float = setting(1.0, within(1e-3, 1e3))  # where float32 is far from its ends
 
 
-def check_sharing(sharing: SharingSettings, rationale_filter: str, resume: bool) -> None:
+def check_sharing(sharing: SharingSettings, rationale_filter: str, resume: bool, dtype: str) -> None:
     """Refuse settings under which ``epsilon`` has no effect or does not hold, or ``resume`` does not.
 
     Raises
@@ -41,6 +41,11 @@ def check_sharing(sharing: SharingSettings, rationale_filter: str, resume: bool)
         )
     if sharing.epsilon and sharing.mode == OFF:
         raise SettingError(f"sharing.epsilon = {sharing.epsilon!r} has no effect while sharing.mode is 'off'")
+    if sharing.epsilon and dtype != "float32":
+        raise SettingError(
+            f"slm.dtype = {dtype!r} rounds clipped gradients and their noise so far that sharing.epsilon would not "
+            "hold: with it set slm.dtype to 'float32'"
+        )
     if sharing.epsilon and rationale_filter != "off":
         raise SettingError(
             f"distill.filter = {rationale_filter!r} compares a client's examples with each other, so that one of them "

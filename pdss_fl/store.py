@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from pdss_fl.errors import StoreError
+from pdss_fl.errors import MessageError, StoreError
 
 _ROUND = "round.txt"
 
@@ -51,6 +51,19 @@ class ClientStore:
     def busy(self, action: str) -> FileLock:
         """Return a lock for the time of an action, so that a resumed run waits for what its first start began."""
         return FileLock(self.directory / f"{action}.lock")
+
+    def keep_to(self, settings: str) -> None:
+        """Refuse to go on under other settings than those, by their fingerprint, with which these files were begun.
+
+        Whoever reaches ``pdss node`` names a run's id and its settings with each message: what was trained under
+        some, without privacy, would else be sent under others.
+        """
+        path = self.directory / "settings.json"
+        with self.busy("settings"):
+            if not path.exists():
+                self._write(path, settings)
+            elif self._read(path) != settings:
+                raise MessageError("the run has other settings than those with which this client began it")
 
     def slm_directory(self, method: str) -> Path:
         """Return where the small model of a method is kept, in Hugging Face format."""

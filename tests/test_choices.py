@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import ArrayRecord, Context
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 import pdss_fl.client_app
 from pdss_fl.client_app import create_client_app
@@ -115,6 +115,20 @@ def test_a_choice_leads_nowhere_beyond_the_nodes_own_limits(tmp_path: Path, tiny
 def test_a_bad_choice_is_refused_by_name(tmp_path: Path, own: dict[str, Any], what: str) -> None:
     with pytest.raises(SettingError, match=what):
         NodePolicy.from_node_config(node(tmp_path, tmp_path / "d.jsonl", **own))
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_the_place_of_a_nodes_own_model_stays_with_it(tmp_path: Path, tiny: Path, chosen: bool) -> None:
+    """A path that the run names, as far as the node allows it, is the run's to hear of again."""
+    model, (plain, _) = str(tmp_path / "kanarienvogel"), write_data(tmp_path)
+    own = {"slm-model": model} if chosen else {"allowed-models": f"{tiny} {model}"}
+    policy = node(tmp_path / "s1", plain, **{"allowed-models": f"scratch {tiny}", **own})
+    config = run_config(tiny, **({} if chosen else {"slm.model": model}))
+    ask = Message(RecordDict({"config": ConfigRecord({"method": "standalone", "server-round": 1})}), 1, "train.distill")
+    reply = create_client_app()(ask, context(1, policy, config))
+    assert reply.error.code == 101
+    assert "slm.model" in str(reply.error.reason)
+    assert ("kanarienvogel" in str(reply.error.reason)) is not chosen
 
 
 def test_a_data_set_may_be_an_id_and_nothing_else_may(tmp_path: Path) -> None:

@@ -241,6 +241,23 @@ def test_a_nodes_own_students_are_refused_even_by_name(tmp_path: Path) -> None:
         policy.check_run(RunSettings.from_run_config({"encoder-decoder.model": str(student)}))
 
 
+@pytest.mark.parametrize(("key", "more"), [("privacy.embeddings", {}), ("slm.model", {"sharing.mode": "fedavg"})])
+@pytest.mark.parametrize("through", ["", "runs/../runs", "link"])
+def test_no_model_from_which_something_leaves_lies_among_a_nodes_students(
+    tmp_path: Path, key: str, more: dict[str, Any], through: str
+) -> None:
+    """What a node names as its slm-model is allowed for every use, and one of its students may be that."""
+    state, student = tmp_path / "state", tmp_path / "state" / "runs" / "1" / "slm" / "pdss"
+    student.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(student)
+    named = {"": student, "link": tmp_path / "link"}.get(through, state / through / "1" / "slm" / "pdss")
+    allowed = {"slm-model": str(named), "allow-sharing": "any", "allowed-models": "scratch smollm2-135m-instruct"}
+    policy = NodePolicy.from_node_config(node(state, tmp_path / "d.jsonl", **allowed))
+    settings = RunSettings.from_run_config({key: str(named), **more})
+    with pytest.raises(PolicyRefusal, match=f"{key} lies in this node's state-dir"):
+        policy.check_run(settings)
+
+
 @pytest.mark.parametrize("name", ["empirical", "top", "dp-decoding", "difference-clipping", "composed"])
 def test_every_encoder_mechanism_releases_what_the_named_model_scores(tiny: Path, trained: Path, name: str) -> None:
     changes = {"privacy.mechanism": f"encoder-{name}", "encoder-decoder.model": str(trained)}

@@ -15,6 +15,9 @@ from pdss_fl.config import RunSettings
 from pdss_fl.errors import SettingError
 from pdss_fl.messages import PrivacyStatement
 from pdss_fl.policy import NodePolicy
+from pdss_fl.privacy import Charge, Ledger
+from pdss_fl.privacy.counts import TEST_SPLIT
+from pdss_fl.privacy.ledger_file import read_ledger
 from pdss_fl.results import RunDirectory, accuracy, privacy_summary, versions
 from pdss_fl.run_report.material import read_run
 from pdss_fl.run_report.page import render_page
@@ -129,11 +132,28 @@ def test_a_clients_own_page(tmp_path: Path, tiny: Path) -> None:
     assert_quiet(page)
 
 
+def test_what_a_ledger_holds_besides_prompts_is_counted_and_not_shown(tmp_path: Path, tiny: Path) -> None:
+    """Noisy counts are of the test split; weights trained on an example have spent epsilon, and are no text."""
+    run, policy_file = client_run(tmp_path, tiny)
+    policy = NodePolicy.from_node_config({"policy": str(policy_file)})
+    ledger = Ledger(policy.state_dir / "ledger.jsonl", 50.0)
+    spent = read_ledger(ledger.path).lines[0]["example"]
+    ledger.charge(
+        [
+            Charge(TEST_SPLIT, None, "geometric epsilon=1.0 run 1 client 0 pdss 1", 30.0, 0.0, {"correct": 3}),
+            Charge(spent, None, "dp-sgd clip=1 steps=2 0", 8.0, 1e-5, {}),
+        ]
+    )
+    (client,) = read_run(run, policy).clients
+    assert (client.releases, client.examples, client.most_spent, client.left) == (8, 8, 20.0, 30.0)
+    assert all(row.sent for row in client.shown)
+
+
 def test_what_dss_sent_is_told_apart(tmp_path: Path, tiny: Path) -> None:
     run, policy_file = client_run(tmp_path, tiny)
     policy = NodePolicy.from_node_config({"policy": str(policy_file)})
     before = read_run(run, policy).clients[0]
-    config = {**settings_of(tiny), "methods": "dss"}
+    config = settings_of(tiny)
     allowed = {"allowed-mechanisms": "staircase identity", "max-epsilon-per-example": float("inf")}
     own = node(tmp_path / "state", tmp_path / "data.jsonl", **{"allowed-models": f"scratch {tiny}", **allowed})
     grid = LoopbackGrid(create_client_app(), {1: context(1, own, config)})

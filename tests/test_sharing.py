@@ -248,3 +248,52 @@ def test_weights_of_another_model_change_nothing() -> None:
         with pytest.raises(MessageError, match="averaged weights"):
             load_shared(slm, wrong)
     assert all(torch.equal(before[k], v) for k, v in shared_state(slm).items())
+
+
+def test_what_was_trained_without_privacy_is_not_sent_under_other_settings(tmp_path: Path, tiny: Path) -> None:
+    """Who reaches `pdss node` names run ids and settings: first none are shared, then the same run shares."""
+    private = {"sharing.mode": "fedavg", **DP}
+    grid = grid_of(
+        tmp_path, tiny, [{"allow-sharing": "dp-sgd"}], **{**private, "sharing.mode": "off", "sharing.epsilon": 0.0}
+    )
+    ask = RecordDict({"config": ConfigRecord({"method": "standalone", "server-round": 1})})
+    told = grid.contexts[1]
+    assert not grid.app(Message(ask, 1, "train.distill"), told).has_error()
+    told.run_config.update(private)
+    reply = grid.app(Message(ask, 1, "train.distill"), told)
+    assert reply.has_error()
+    assert reply.error.code == 105
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [({"sharing.clip": 1e-44}, "sharing.clip"), ({"sharing.clip": 1e38}, "sharing.clip"),
+     ({"slm.dtype": "bfloat16"}, "slm.dtype")],
+)  # fmt: skip
+def test_numbers_in_which_the_noise_would_be_rounded_away_are_refused(changes: dict[str, Any], names: str) -> None:
+    with pytest.raises(SettingError, match=names):
+        RunSettings.from_run_config({"sharing.mode": "fedavg", **DP, **changes})
+
+
+def test_weights_at_which_some_examples_overflow_tell_nothing_of_who_holds_them(tmp_path: Path, tiny: Path) -> None:
+    """Under finite weights of a server's choice, only examples with one word have gradients that are no numbers."""
+    grid = grid_of(tmp_path, tiny, [{"allow-sharing": "dp-sgd"}], **DP)
+    config = {"method": "standalone", "server-round": 1}
+    first = grid.app(Message(RecordDict({"config": ConfigRecord(config)}), 1, "train.distill"), grid.contexts[1])
+    arrays = {name: array.numpy().copy() for name, array in first.content["arrays"].items()}
+    slm = SmallModel.load(tmp_path / "s1" / "runs" / "1" / "slm" / "standalone")
+    for word in WORDS:
+        arrays["model.embed_tokens.weight"][slm.encode_next(word)[0]] = 3e38
+    record = ArrayRecord({name: Array(value) for name, value in arrays.items()})
+    content = RecordDict({"config": ConfigRecord({**config, "server-round": 2}), "arrays": record})
+    second = grid.app(Message(content, 1, "train.distill"), grid.contexts[1])
+    assert all(np.isfinite(array.numpy()).all() for array in second.content["arrays"].values())
+    content = RecordDict({"config": ConfigRecord({**config, "server-round": 1}), "arrays": record})
+    assert not grid.app(Message(content, 1, "evaluate"), grid.contexts[1]).has_error()
+
+
+def test_a_round_is_a_number_and_not_a_truth_value(tmp_path: Path, tiny: Path) -> None:
+    """True equals 1, but the files of that round would have another name."""
+    grid = grid_of(tmp_path, tiny, [{}])
+    ask = RecordDict({"config": ConfigRecord({"method": "standalone", "server-round": True})})
+    assert grid.app(Message(ask, 1, "train.distill"), grid.contexts[1]).error.code == 105

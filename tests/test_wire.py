@@ -34,6 +34,7 @@ from tests.harness import (
 from tests.llm.network import Proxy
 
 CANARIES = ("zanzibarqx", "quuxington", "4471993", "zürichsee", "日本語秘密", "kanarienvogel", "hôpital")
+LENGTHS = ("fixed", "bucket", "exact")
 
 
 def private_file(directory: Path) -> Path:
@@ -95,10 +96,15 @@ def found_in(data: bytes | str) -> list[str]:
     return [canary for canary in CANARIES if canary in text.lower()]
 
 
-def closing_mechanisms() -> list[str]:
-    """All that replace words by words of the vocabulary, whatever they guarantee; but for those that need a model."""
+def closing_mechanisms() -> list[tuple[str, str, str]]:
+    """All that release words of the vocabulary, whatever they guarantee, with a ``privacy.length`` and a decoder.
+
+    Those that rewrite do it with the built-in encoder, at one length as it takes its time, and its decoder decodes.
+    """
     names = [name for name in available_mechanisms() if name != "identity"]
-    return [name for name in names if not issubclass(mechanism_class(name), RewritingMechanism)]
+    rewriting = [name for name in names if issubclass(mechanism_class(name), RewritingMechanism)]
+    plain = [(name, length, "align") for name in names if name not in rewriting for length in LENGTHS]
+    return plain + [(name, LENGTHS[i % len(LENGTHS)], "trained") for i, name in enumerate(rewriting)]
 
 
 def test_the_search_finds_a_canary_that_is_there() -> None:
@@ -106,8 +112,7 @@ def test_the_search_finds_a_canary_that_is_there() -> None:
     assert found_in(payload_bytes(message)) == ["4471993"]
 
 
-@pytest.mark.parametrize("mechanism", closing_mechanisms())
-@pytest.mark.parametrize("length", ["fixed", "bucket", "exact"])
+@pytest.mark.parametrize(("mechanism", "length", "decoder"), closing_mechanisms())
 def test_no_canary_leaves_a_client_in_a_whole_round(
     tmp_path: Path,
     tiny: Path,
@@ -115,8 +120,11 @@ def test_no_canary_leaves_a_client_in_a_whole_round(
     monkeypatch: pytest.MonkeyPatch,
     mechanism: str,
     length: str,
+    decoder: str,
 ) -> None:
     changes = {"privacy.mechanism": mechanism, "privacy.length": length, "privacy.epsilon": 30.0}
+    if decoder == "trained":
+        changes |= {"distill.decoder": decoder, "privacy.question-words": 4, "privacy.choices": 1}
     grid = grid_of(tmp_path, tiny, **changes)
     generator = EchoGenerator()
     strategy = StepByStepDistillation(generator, quorum=2)

@@ -32,6 +32,10 @@ from filelock import FileLock, Timeout
 from pdss_fl.errors import StoreError
 from pdss_fl.privacy.ledger_file import LedgerFile, append_lines, epsilon_of, read_ledger, sync_directory
 
+MAX_DELTA = 1e-3
+"""Most that the deltas of an example, or of a person, add up to where epsilon has a limit. Many releases of a small
+epsilon, each at its delta, would else promise less and less."""
+
 _LOCK_SECONDS = 120.0
 
 
@@ -67,11 +71,12 @@ class Charge:
 
 @dataclass
 class Totals:
-    """What the lines of a ledger add up to; persons are hashed."""
+    """What the lines of a ledger add up to; persons are hashed, ``deltas`` are of examples and of persons."""
 
     payloads: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     example: dict[str, float] = field(default_factory=dict)
     person: dict[str, float] = field(default_factory=dict)
+    deltas: dict[str, float] = field(default_factory=dict)
     persons_of: dict[str, set[str]] = field(default_factory=dict)
 
     def join(self, example: str, person: str | None) -> None:
@@ -80,15 +85,18 @@ class Totals:
         if person is not None and person not in persons:
             persons.add(person)
             self.person[person] = self.person.get(person, 0.0) + self.example.get(example, 0.0)
+            self.deltas[person] = self.deltas.get(person, 0.0) + self.deltas.get(example, 0.0)
 
     def allows(self, line: dict[str, Any], limit: float) -> bool:
         """Say whether a line is a new release that takes neither the example nor a person above the limit."""
         if (line["example"], line["recipe"]) in self.payloads:
             return False
         self.join(line["example"], line["person"])
-        spent = [self.example.get(line["example"], 0.0)]
-        spent += [self.person[person] for person in self.persons_of[line["example"]]]
-        return all(total + epsilon_of(line) <= limit for total in spent)
+        persons = self.persons_of[line["example"]]
+        spent = [self.example.get(line["example"], 0.0), *(self.person[person] for person in persons)]
+        failing = max(self.deltas.get(who, 0.0) for who in (line["example"], *persons)) + line["delta"]
+        few = failing <= MAX_DELTA * (1 + 1e-9) or not line["delta"] or math.isinf(limit)
+        return few and all(total + epsilon_of(line) <= limit for total in spent)
 
     def add(self, line: dict[str, Any]) -> None:
         """Count one line of the file."""
@@ -98,6 +106,8 @@ class Totals:
         self.example[example] = self.example.get(example, 0.0) + epsilon
         for person in self.persons_of[example]:
             self.person[person] += epsilon
+        for who in (example, *self.persons_of[example]):
+            self.deltas[who] = self.deltas.get(who, 0.0) + line["delta"]
 
 
 class Ledger:
@@ -109,7 +119,7 @@ class Ledger:
         The file; made if missing, readable by its owner only.
     max_epsilon_per_example : float
         In nats, for an example, and for all examples of a person together, by basic composition. Only an
-        infinite limit lets through what has no guarantee.
+        infinite limit lets through what has no guarantee, or more delta than ``MAX_DELTA``.
 
     Raises
     ------

@@ -21,6 +21,7 @@ from pdss_fl.data.sources import whole_data
 from pdss_fl.errors import SettingError, StoreError
 from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy import BLANK
+from pdss_fl.privacy.counts import TEST_SPLIT
 from pdss_fl.privacy.ledger import Totals
 from pdss_fl.privacy.ledger_file import read_ledger
 
@@ -152,20 +153,21 @@ def _curves(path: Path) -> Curves:
 def _client(folder: Path, state_dir: Path, limit: float, corpus: Mapping[str, Example], examples: int) -> Client:
     ledger = state_dir / "ledger.jsonl"
     found = read_ledger(ledger) if ledger.exists() else None
-    lines = found.lines if found else []
+    lines = [line for line in found.lines if line["example"] != TEST_SPLIT] if found else []
+    prompts = [line for line in lines if "question" in line["released"]]  # else weights were trained on the example
     totals = Totals()
     for line in lines:
         if not _is_raw(line):
             totals.add(line)
     return Client(
         folder.name,
-        len(lines),
-        sum(map(_is_raw, lines)),
+        len(prompts),
+        sum(map(_is_raw, prompts)),
         len(totals.example),
         max(totals.example.values(), default=0.0),
         None if math.isinf(limit) else limit,
         found.trouble if found else "",
-        tuple(_shown(folder, _sent(lines), corpus, examples)),
+        tuple(_shown(folder, _sent(prompts), corpus, examples)),
     )
 
 

@@ -3,7 +3,7 @@
 An example, its label row and its rationale row together, is drawn by a coin of its own in every step (Poisson
 sampling), its gradient is clipped as a whole, and noise is added to the sum. What is guaranteed is about one example
 more or less in the training set; how many there are counts as public. Coins come from the operating system; the noise
-is in floating point, from PyTorch's generator under a fresh seed of the operating system, made of several draws as
+is in floating point, from PyTorch's generator with a state of the operating system's, made of several draws as
 Opacus's secure mode does: not the exact sampling of this project's text mechanisms.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
@@ -27,6 +28,7 @@ from pdss_fl.slm.trainer import TrainingItem, TrainSettings
 
 _ACCOUNTANT = "rdp"
 _RANDOM = secrets.SystemRandom()
+_TWISTER_PLACE, _TWISTER_WORDS = 3, 624  # of the Mersenne Twister in the state of PyTorch's generator, in 8 bytes each
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,12 @@ class PrivateSteps:
     def __init__(self, optimizer: torch.optim.Optimizer, noise: float, clip: float, expected: float) -> None:
         opacus = _opacus()
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        generator = torch.Generator(self.parameters[0].device).manual_seed(secrets.randbits(63))
         self._private = opacus.optimizers.DPOptimizer(
             optimizer,
             noise_multiplier=noise,
             max_grad_norm=clip,
             expected_batch_size=expected,
-            generator=generator,
+            generator=noise_generator(self.parameters[0].device),
             secure_mode=True,
         )
 
@@ -81,9 +82,14 @@ class PrivateSteps:
             scalar, so that one example's gradient is held at a time.
         """
         for loss in losses:
-            gradients = torch.autograd.grad(loss(), self.parameters, allow_unused=True)
+            found = torch.autograd.grad(loss(), self.parameters, allow_unused=True)
+            gradients = [
+                g if g is not None else torch.zeros_like(p) for p, g in zip(self.parameters, found, strict=True)
+            ]
+            # No clipping bounds what is no number, and weights that a server chose may lead one example to it.
+            finite = all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
             for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                parameter.grad_sample = (torch.zeros_like(parameter) if gradient is None else gradient)[None]
+                parameter.grad_sample = (gradient if finite else torch.zeros_like(gradient))[None]
             self._private.signal_skip_step(True)  # add it to the sum, and wait
             self._private.step()
             self._private.zero_grad()
@@ -91,6 +97,20 @@ class PrivateSteps:
             parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
         self._private.step()
         self._private.zero_grad()
+
+
+def noise_generator(device: torch.device) -> torch.Generator:
+    """Return PyTorch's generator in a state of the operating system's random bits.
+
+    On a CPU its own seeding keeps 32 bits of a seed: so few noises could be tried one after the other.
+    """
+    generator = torch.Generator(device).manual_seed(secrets.randbits(63))
+    if generator.device.type == "cpu":
+        state = generator.get_state()
+        drawn = np.frombuffer(secrets.token_bytes(4 * _TWISTER_WORDS), dtype="<u4")
+        state.view(torch.int64)[_TWISTER_PLACE : _TWISTER_PLACE + _TWISTER_WORDS] = torch.from_numpy(drawn.astype("i8"))
+        generator.set_state(state)
+    return generator
 
 
 def noise_for(privacy: Privacy, rate: float, steps: int) -> float:

@@ -56,7 +56,8 @@ def load_rewriter(model: str, words: tuple[str, ...], setting: str) -> Rewriter:
         distinct = list(dict.fromkeys(asked))
         rows = [_row(slm, [words[i] for i in document], [pieces[i] for i in prefix]) for document, prefix in distinct]
         log_prob = _next(slm, rows)[:, first]
-        found = (log_prob + offset).clamp(min=_LOWEST)
+        # Whatever the weights make of a document: a failure would tell which one it was.
+        found = (log_prob + offset).nan_to_num(nan=_LOWEST, neginf=_LOWEST).clamp(min=_LOWEST)
         place = {key: i for i, key in enumerate(distinct)}
         return found[torch.tensor([place[key] for key in asked], dtype=torch.long)]
 

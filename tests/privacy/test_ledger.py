@@ -423,3 +423,20 @@ def test_texts_in_any_script_survive(path: Path) -> None:
     assert Ledger(path, 5.0).charge([charge]) == [True]
     assert Ledger(path, 5.0).lookup("e1", "日本\u2028語") == {"question": ["für", "\u2028"]}
     assert Ledger(path, 5.0).spent_by_person("秘密 \ud800") == 1.0
+
+
+def test_deltas_add_up_to_a_thousandth_and_no_further_whatever_epsilon_is_left(tmp_path: Path) -> None:
+    """Of an example, of a person over all examples, over processes, and not of what has no delta."""
+    path = tmp_path / "ledger.jsonl"
+    third = 1e-3 / 3
+    for i in range(3):
+        assert Ledger(path, 100.0).charge([Charge("a", "p", f"r{i}", 0.1, third, {})]) == [True]
+    after = [
+        Charge("a", None, "r3", 0.1, 1e-5, {}),
+        Charge("b", "p", "r3", 0.1, 1e-5, {}),
+        Charge("c", None, "r3", 0.1, 1e-5, {}),
+        Charge("a", "p", "r4", 0.1, 0.0, {}),
+    ]
+    assert Ledger(path, 100.0).charge(after) == [False, False, True, True]
+    assert Ledger(path, 100.0).charge([Charge("c", "p", "r5", 0.1, 1e-5, {})]) == [False], "what c spent counts to p"
+    assert Ledger(path, math.inf).charge([Charge("a", "p", "r6", 0.1, 1e-5, {})]) == [True]

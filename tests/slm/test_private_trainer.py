@@ -13,7 +13,7 @@ from pdss_fl.errors import SettingError
 from pdss_fl.privacy.attacks import membership_attack
 from pdss_fl.slm.evaluate import answer_losses
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
-from pdss_fl.slm.private_trainer import Privacy, PrivateSteps, noise_for, train_privately
+from pdss_fl.slm.private_trainer import Privacy, PrivateSteps, noise_for, noise_generator, train_privately
 from pdss_fl.slm.trainer import TrainingItem, TrainSettings, train
 
 
@@ -33,6 +33,25 @@ def test_each_examples_gradient_is_clipped_by_itself_and_the_sum_divided() -> No
 def test_one_example_moves_the_sum_by_no_more_than_the_clip() -> None:
     with_it = moved([[0.1, 0.1], [1e6, -1e6]], 0.0, 0.5, 1.0)
     assert float((with_it - moved([[0.1, 0.1]], 0.0, 0.5, 1.0)).norm()) <= 0.5 + 1e-5
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_an_example_whose_gradient_is_no_number_adds_nothing(bad: float) -> None:
+    """A server can choose finite weights under which only those who hold a word overflow."""
+    with_it = moved([[0.1, 0.1], [bad, 1.0]], 0.0, 0.5, 1.0)
+    assert torch.equal(with_it, moved([[0.1, 0.1]], 0.0, 0.5, 1.0))
+
+
+def test_the_noise_does_not_follow_from_a_seed_that_can_be_tried() -> None:
+    """PyTorch's CPU generator keeps 32 bits of a seed, which stand as the first word of its state."""
+    assert torch.equal(*(torch.Generator().manual_seed(s).get_state()[16:] for s in (5, 5 + 2**32)))
+    words = [noise_generator(torch.device("cpu")).get_state().view(torch.int64)[3:627] for _ in range(2)]
+    for state in words:
+        seeded = torch.Generator().manual_seed(int(state[0])).get_state().view(torch.int64)[3:627]
+        assert int((state == seeded).sum()) < 5
+        assert int(state.min()) >= 0
+        assert int(state.max()) < 2**32
+    assert int((words[0] == words[1]).sum()) < 5, "the state is drawn anew"
 
 
 @pytest.mark.parametrize("gradients", [[], [[0.0] * 4000]])

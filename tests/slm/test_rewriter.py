@@ -69,3 +69,17 @@ def test_its_name_follows_the_weights_and_the_words(folder: str) -> None:
     assert name == rewriter_name(folder, WORDS, "test")
     assert name != rewriter_name(folder, WORDS[:-1], "test")
     assert "/" not in name
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e38])
+def test_weights_that_overflow_at_one_word_still_give_finite_scores(tmp_path: Path, bad: float) -> None:
+    """Whoever made the model could else have a client fail, uncharged, if a prompt holds the word."""
+    slm = create_slm(SlmSettings(hidden_size=32, layers=1, max_tokens=64), [TEMPLATE_WORDS, KNOWN])
+    with torch.no_grad():
+        slm.model.get_input_embeddings().weight[slm.encode_next("trout")[0]] = bad  # type: ignore[operator, index]
+    slm.save(tmp_path)
+    (tmp_path / MANIFEST).write_text(json.dumps({"weights-sha256": file_sha256(tmp_path / WEIGHTS)}))
+    rewrite = load_rewriter(str(tmp_path), WORDS, "test")
+    for prefixes in (torch.zeros(3, 0, dtype=torch.long), torch.tensor([[0], [1], [1]])):
+        for documents in (torch.tensor([[0, 2], [1, 2], [0, 1]]), None):
+            assert torch.isfinite(rewrite(documents, prefixes)).all()

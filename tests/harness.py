@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,22 @@ def node(directory: Path, data_path: Path, **policy: Any) -> dict[str, Any]:
     """Return a complete node config with files of its own below ``directory``; its ledger holds prompts only."""
     limits = {"max-epsilon-per-token": 100.0, "max-epsilon-per-example": 1e6, "metrics": "full"}
     return {"state-dir": str(directory), "data-path": str(data_path), **limits, **policy}
+
+
+def small_run(tiny: Path, **changes: Any) -> dict[str, Any]:
+    """Return a run's settings under which a client is done in a moment: few words, few questions, two steps."""
+    return {
+        "privacy.embeddings": str(tiny), "privacy.vocabulary": "english", "privacy.vocabulary-size": 200,
+        "data.source": "jsonl", "data.train-examples": 8, "data.test-examples": 24, "slm.hidden-size": 32,
+        "slm.layers": 1, "distill.steps": 2, **changes,
+    }  # fmt: skip
+
+
+def number_questions(path: Path) -> Path:
+    """Write a hundred questions with two choices to a file."""
+    rows = [{"question": f"what is number {i}?", "choices": ["one", "two"], "answer": "one"} for i in range(100)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
 
 
 def payload_bytes(message: Message) -> bytes:

@@ -20,7 +20,7 @@ from pdss_fl.llm.tokens import TokenIssuer, create_key, read_key
 from pdss_fl.messages import GenerationSettings, PrivacyStatement
 from pdss_fl.server_app import load_generator, run_comparison
 from pdss_fl.strategy import StepByStepDistillation
-from tests.harness import EchoGenerator, LoopbackGrid, context, node
+from tests.harness import EchoGenerator, LoopbackGrid, context, node, number_questions, small_run
 from tests.llm.helpers import make_generator
 from tests.llm.network import make_certificates
 
@@ -30,30 +30,13 @@ STATEMENT = PrivacyStatement("staircase", "pure-ldp", 8.0, 80.0, 0.0, 10, "basic
 
 
 def settings_of(tmp_path: Path, tiny: Path, **changes: Any) -> dict[str, Any]:
-    return {
-        "output-dir": str(tmp_path / "runs"),
-        "privacy.embeddings": str(tiny),
-        "privacy.vocabulary": "english",
-        "privacy.vocabulary-size": 200,
-        "data.source": "jsonl",
-        "data.train-examples": 8,
-        "data.test-examples": 24,
-        "slm.hidden-size": 32,
-        "slm.layers": 1,
-        "distill.steps": 2,
-        "distill.filter": "off",
-        "llm.backend": "grpc",
-        "llm.channel": "direct",
-        "llm.max-new-tokens": 8,
-        **changes,
-    }
+    direct = {"distill.filter": "off", "llm.backend": "grpc", "llm.channel": "direct", "llm.max-new-tokens": 8}
+    return small_run(tiny, **{"output-dir": str(tmp_path / "runs"), **direct, **changes})
 
 
 def grid_of(tmp_path: Path, tiny: Path, address: str, **changes: Any) -> LoopbackGrid:
     tmp_path.mkdir(exist_ok=True, parents=True)
-    path = tmp_path / "data.jsonl"
-    rows = [{"question": f"what is number {i}?", "choices": ["one", "two"], "answer": "one"} for i in range(100)]
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path = number_questions(tmp_path / "data.jsonl")
     config = settings_of(tmp_path, tiny, **{"llm.address": address, **changes.pop("config", {})})
     policy = {"allowed-models": f"scratch {tiny}", "allowed-llm-addresses": address, **changes}
     contexts = {i: context(i, node(tmp_path / f"s{i}", path, **policy), config) for i in (1, 2)}

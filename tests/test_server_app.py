@@ -13,7 +13,7 @@ from pdss_fl.config import RunSettings
 from pdss_fl.errors import LLMUnavailable, QuorumLost, SettingError
 from pdss_fl.llm.service import serve
 from pdss_fl.server_app import load_generator, run_comparison
-from tests.harness import EchoGenerator, LoopbackGrid, context, node
+from tests.harness import EchoGenerator, LoopbackGrid, context, node, small_run
 
 
 def records(kind: str) -> list[dict[str, Any]]:
@@ -27,22 +27,8 @@ def records(kind: str) -> list[dict[str, Any]]:
 
 
 def settings_of(tmp_path: Path, tiny: Path, **changes: Any) -> RunSettings:
-    return RunSettings.from_run_config(
-        {
-            "output-dir": str(tmp_path / "runs"),
-            "privacy.embeddings": str(tiny),
-            "privacy.vocabulary": "english",
-            "privacy.vocabulary-size": 200,
-            "data.source": "jsonl",
-            "data.train-examples": 8,
-            "data.test-examples": 24,
-            "slm.hidden-size": 32,
-            "slm.layers": 1,
-            "distill.steps": 2,
-            "llm.backend": "grpc",
-            **changes,
-        }
-    )
+    own = {"output-dir": str(tmp_path / "runs"), "llm.backend": "grpc", **changes}
+    return RunSettings.from_run_config(small_run(tiny, **own))
 
 
 def compare(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -23,8 +23,9 @@ def ask(
 ) -> dict[_Owner, RationaleBatch]:
     """Put the unanswered prompts of some owners into one request, and return all answers by owner.
 
-    A rationale that the journal holds is never asked for again; a new one is in the journal before anything is
-    done with it.
+    Prompts of equal text are asked once, so that the LLM's work grows with distinct prompts and not with clients; more
+    than the LLM takes at a time are asked in several requests. A rationale that the journal holds is never asked for
+    again; a new one is in the journal before anything is done with it.
 
     Parameters
     ----------
@@ -46,17 +47,28 @@ def ask(
     """
     names = {owner: f"{scope}{digest_of(batch)}" for owner, batch in batches.items()}
     found = {owner: journal.answers(name) if journal else {} for owner, name in names.items()}
-    open_ = [(owner, p) for owner, batch in batches.items() for p in batch.prompts if p.ordinal not in found[owner]]
-    if open_:
+    open_: dict[tuple[str, tuple[str, ...]], list[tuple[_Owner, int]]] = {}
+    for owner, batch in batches.items():
+        for prompt in batch.prompts:
+            if prompt.ordinal not in found[owner]:
+                open_.setdefault((prompt.question, prompt.choices), []).append((owner, prompt.ordinal))
+    progress = Progress(sum(map(len, open_.values())))
+    for texts in _slices(list(open_), generator.info.max_prompts if open_ else 1):
         weakest = max((b.privacy for b in batches.values()), key=lambda p: p.epsilon_per_token)
-        prompts = tuple(PerturbedPrompt(i, p.question, p.choices) for i, (_, p) in enumerate(open_))
-        progress = Progress(len(open_))
+        prompts = tuple(PerturbedPrompt(i, *text) for i, text in enumerate(texts))
         for rationale in generator.generate(PromptBatch(prompts, weakest), settings):
-            owner, prompt = open_[rationale.ordinal]
-            answer = replace(rationale, ordinal=prompt.ordinal)
-            if journal:
-                journal.add_answer(names[owner], answer)
-            found[owner][answer.ordinal] = answer
-            progress.one_more()
+            written = rationale
+            for owner, ordinal in open_[texts[rationale.ordinal]]:
+                answer = replace(written, ordinal=ordinal)
+                if journal:
+                    journal.add_answer(names[owner], answer)
+                found[owner][ordinal] = answer
+                progress.one_more()
+                written = replace(rationale, tokens=0)  # the others of equal text cost nothing
     model = generator.info.model
     return {owner: RationaleBatch(tuple(rows.values()), model) for owner, rows in found.items()}
+
+
+def _slices(texts: list[tuple[str, tuple[str, ...]]], size: int) -> Iterator[list[tuple[str, tuple[str, ...]]]]:
+    for start in range(0, len(texts), size):
+        yield texts[start : start + size]

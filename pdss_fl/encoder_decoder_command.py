@@ -1,108 +1,13 @@
-"""``pdss train-encoder-decoder``: prepare public pairs, train, and write the model with its card."""
+"""``pdss train-encoder-decoder``: its options; what it does is imported when it is called, since that takes seconds."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
-from flwr.common.config import parse_config_args
-from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
-from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
-from pdss_fl.config import SCRATCH, RunSettings
-from pdss_fl.data.public import BUILT_IN, PublicExample, public_built_in, public_from_path
-from pdss_fl.data_settings import BUILT_IN_DATA
-from pdss_fl.encoder_decoder_card import describe, write_card
-from pdss_fl.encoder_decoder_data import GROUPS, PairSettings, lessons_of, prepare
-from pdss_fl.errors import SettingError
-from pdss_fl.llm.protocol import RationaleGenerator
-from pdss_fl.policy import NodePolicy
-from pdss_fl.server_app import load_generator
-from pdss_fl.slm.encoder_decoder import TEMPLATE_WORDS
-from pdss_fl.slm.encoder_decoder_training import (
-    EncoderDecoderTraining,
-    Quadruple,
-    start_from_embeddings,
-    train_encoder_decoder,
-)
-from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
-from pdss_fl.vocabularies import load_vocabulary
-
-_CHECKPOINT, _ANSWERS = "checkpoint.pt", "rationales.jsonl"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that the trained model depends on, beside the public examples."""
-
-    slm: SlmSettings
-    training: EncoderDecoderTraining
-    pairs: PairSettings
-    settings: RunSettings
-
-
-def make_encoder_decoder(
-    public: Sequence[PublicExample],
-    plan: Plan,
-    generator: RationaleGenerator,
-    output: Path,
-    resume: bool = True,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Prepare, train, save; returns the manifest.
-
-    What a killed call had done lies in ``output`` with ``.work`` at its end and is taken up by the next one with the
-    same plan; when all is done, the answers of the LLM stay there, for another plan.
-
-    Raises
-    ------
-    TypeError
-        If an example is not a ``PublicExample``.
-    """
-    work = output.with_name(output.name + ".work")
-    if not resume:
-        shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True, exist_ok=True)
-    shown = progress or Progress(disable=True)
-    preparing, training = shown.add_task("rationales"), shown.add_task("training", total=plan.training.steps)
-    quadruples, groups = prepare(
-        public, plan.pairs, plan.settings, generator, work / _ANSWERS,
-        lambda done, total: shown.update(preparing, completed=done, total=total),
-    )  # fmt: skip
-    privacy = plan.settings.privacy
-    vocabulary = load_vocabulary(privacy.vocabulary, privacy.vocabulary_size, privacy.embeddings)
-    slm = create_slm(plan.slm, [TEMPLATE_WORDS, " ".join(vocabulary.tokens), *_texts(quadruples)])
-    if plan.slm.model == SCRATCH:
-        words = vocabulary.tokens[: vocabulary.words]
-        start_from_embeddings(slm, words, torch.from_numpy(vocabulary.directions[: len(words)]))
-    plan_key = hashlib.sha256(repr((plan, describe(public), quadruples)).encode()).hexdigest()
-    encoder, decoder = train_encoder_decoder(
-        slm, quadruples, lessons_of(groups, vocabulary.tokens, plan.pairs), plan.training,
-        work / f"{plan_key[:12]}-{_CHECKPOINT}",
-        lambda step, e, d: shown.update(
-            training, completed=step, description=f"training: encoder {e:.3f}, decoder {d:.3f}"
-        ),
-    )  # fmt: skip
-    output.mkdir(parents=True, exist_ok=True)
-    _half_precision(slm, plan).save(output)
-    manifest = describe(
-        public, quadruples=len(quadruples), model=Path(plan.slm.model).name, llm=generator.info.model,
-        **{"vocabulary-sha256": vocabulary.sha256, "groups": len(groups.members), "pairs": asdict(plan.pairs)},
-        training=asdict(plan.training), losses={"encoder": round(encoder, 4), "decoder": round(decoder, 4)},
-    )  # fmt: skip
-    write_card(output, manifest)
-    for checkpoint in work.glob(f"*{_CHECKPOINT}"):
-        checkpoint.unlink()
-    return manifest
+SCRATCH, BUILT_IN = "scratch", "built-in"
 
 
 def train_command(
@@ -116,12 +21,12 @@ def train_command(
     run_config: Annotated[
         list[str] | None, typer.Option("--run-config", "-c", help="privacy.* and llm.*, as for flwr run.")
     ] = None,
-    mechanism: Annotated[str, typer.Option(help="'groups', or what makes pairs, such as 'exponential'.")] = GROUPS,
-    epsilon: Annotated[float, typer.Option(help="Per word, for the pairs.")] = PairSettings.epsilon,
-    copies: Annotated[int, typer.Option(min=1, help="Perturbed copies of each prompt.")] = PairSettings.copies,
-    steps: Annotated[int, typer.Option(min=1)] = 1500,
-    batch_size: Annotated[int, typer.Option(min=1)] = EncoderDecoderTraining.batch_size,
-    learning_rate: Annotated[float, typer.Option()] = EncoderDecoderTraining.learning_rate,
+    mechanism: Annotated[str, typer.Option(help="'groups', or what makes pairs, such as 'exponential'.")] = "groups",
+    epsilon: Annotated[float, typer.Option(help="Per word, for the pairs.")] = 7.0,
+    copies: Annotated[int, typer.Option(min=1, help="Perturbed copies of each prompt.")] = 2,
+    steps: Annotated[int, typer.Option(min=1)] = 2000,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    learning_rate: Annotated[float, typer.Option(help="A pretrained model wants 0.0001 or less.")] = 0.003,
     encoder_weight: Annotated[float, typer.Option(help="Of the encoder's loss, in (0, 1].")] = 0.5,
     hidden_size: Annotated[int, typer.Option(help="Width of a model from scratch.")] = 96,
     layers: Annotated[int, typer.Option(help="Depth of a model from scratch.")] = 3,
@@ -129,58 +34,13 @@ def train_command(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     resume: Annotated[bool, typer.Option(help="Go on where a killed training was.")] = True,
 ) -> None:
-    """Train one small model to rewrite prompts and to restore rationales, on public data only."""
-    logging.getLogger("pdss_fl").setLevel(logging.WARNING)
-    examples = public_data(public, policy or [], no_node)
-    given = parse_config_args(
-        [" ".join(run_config or [])]
-    )  # in one piece, since Flower lets a later one replace a group
-    built_in = public == BUILT_IN
-    settings = RunSettings.from_run_config({"llm.dtype": "float32", **given})
-    name = str(bundled_model_path()) if model == BUNDLED_MODEL else model
-    plan = Plan(
-        SlmSettings(name, hidden_size, layers, seed, max_tokens),
-        EncoderDecoderTraining(steps, batch_size, learning_rate, encoder_weight, seed),
-        replace(PairSettings(), mechanism=mechanism, epsilon=epsilon, copies=copies, seed=seed),
-        settings,
-    )
-    console = Console(stderr=True)
-    columns = (*Progress.get_default_columns()[:-1], TextColumn("{task.completed:.0f} of {task.total:.0f}"))
-    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        generator = load_generator(settings.llm, BUILT_IN_DATA if built_in else "jsonl")
-        manifest = make_encoder_decoder(examples, plan, generator, output, resume, progress)
-    typer.echo(json.dumps(manifest, indent=2))
+    """Train one small model to rewrite prompts and to restore rationales, on public data only.
 
-
-def public_data(public: str, policies: Sequence[Path], no_node: bool) -> tuple[PublicExample, ...]:
-    """Return what is declared public, held against what the nodes of this machine hold.
-
-    Raises
-    ------
-    SettingError
-        If it is neither the built-in split nor checked against a node's policy, and nobody said that there is no node.
+    The defaults make the built-in model.
     """
-    if public == BUILT_IN:
-        return public_built_in()
-    if not policies and not no_node:
-        raise SettingError(
-            "--public names data of your own: give --policy FILE of each node whose data lies on this machine, so "
-            "that none of it is trained on, or --no-node if there is none"
-        )
-    nodes = [NodePolicy.from_node_config({"policy": str(path)}) for path in policies]
-    private = [path for node in nodes for path in (node.data_path, node.state_dir) if path is not None]
-    return public_from_path(Path(public), private)
+    from pdss_fl.encoder_decoder_making import train_as_asked
 
-
-def _texts(quadruples: Sequence[Quadruple]) -> list[str]:
-    return [
-        " ".join((q.public.example.question, *q.public.example.choices, q.rationale, q.perturbed_rationale))
-        for q in quadruples
-    ]
-
-
-def _half_precision(slm: SmallModel, plan: Plan) -> SmallModel:
-    """Return a from-scratch model in bfloat16, half the size; a pretrained one stays as it is."""
-    if plan.slm.model == SCRATCH:
-        slm.model.to(torch.bfloat16)  # type: ignore[arg-type]
-    return slm
+    train_as_asked(
+        output, model, public, policy, no_node, run_config, mechanism, epsilon, copies,
+        steps, batch_size, learning_rate, encoder_weight, hidden_size, layers, max_tokens, seed, resume,
+    )  # fmt: skip

@@ -241,6 +241,8 @@ def _summary(
             "model": generator.info.model if generator else "",
             "prompts": sum(s.usage.prompts for s in strategies.values()),
             "tokens": sum(s.usage.tokens for s in strategies.values()),
+            "prompt-bytes": sum(s.usage.prompt_bytes for s in strategies.values()),
+            "rationale-bytes": sum(s.usage.rationale_bytes for s in strategies.values()),
         },
         "versions": versions(),
     }

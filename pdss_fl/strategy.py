@@ -137,10 +137,11 @@ class StepByStepDistillation(FedAvg):
             contents = self._orders(node_ids, config)
         else:
             batches = self._collect_prompts(grid, node_ids, config, server_round)
-            answers = self._write_rationales(batches, server_round)
+            answers = {n: batch.serialize() for n, batch in self._write_rationales(batches, server_round).items()}
+            self.usage.rationale_bytes += sum(map(len, answers.values()))
             contents = {
-                node: RecordDict({"config": config, "rationales": ConfigRecord({"payload": batch.serialize()})})
-                for node, batch in answers.items()
+                node: RecordDict({"config": config, "rationales": ConfigRecord({"payload": payload})})
+                for node, payload in answers.items()
             }
         if self.sharing and arrays:
             for content in contents.values():
@@ -231,7 +232,9 @@ class StepByStepDistillation(FedAvg):
         batches: dict[int, PromptBatch] = {}
         for node, reply in self._answered("query.perturb", requests, replies).items():
             try:
-                batches[node] = PromptBatch.parse(prompt_payload(reply), self.max_prompts)
+                payload = prompt_payload(reply)
+                batches[node] = PromptBatch.parse(payload, self.max_prompts)
+                self.usage.prompt_bytes += len(payload)
             except MessageError as err:
                 logger.warning("client %d left out of round %d: %s", node, server_round, err.public)
         self._check_quorum("query.perturb", len(batches))

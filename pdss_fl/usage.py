@@ -13,10 +13,12 @@ _PROGRESS_SECONDS = 5.0
 
 @dataclass
 class Usage:
-    """What a strategy has used so far: prompts, generated tokens, and seconds by phase."""
+    """What a strategy has used so far: prompts, generated tokens, bytes over the relay, and seconds by phase."""
 
     prompts: int = 0
     tokens: int = 0
+    prompt_bytes: int = 0
+    rationale_bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add_seconds(self, phase: str, since: float) -> None:

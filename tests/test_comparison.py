@@ -29,6 +29,7 @@ from pdss_fl.reproduce.methods import (
     METHODS,
     PDSS,
     STANDALONE,
+    TRAINED,
     DataSet,
     Entry,
     Method,
@@ -44,7 +45,6 @@ from pdss_fl.slm.prompts import label_prompt
 from tests.experiments import questions, small
 
 MADE = DataSet("a <set> & more", {}, METHODS, (1.0, 7.0), 7.0)
-EXISTING = [method.name for method in METHODS if method not in ENCODERS]
 
 
 Run = tuple[Method, float | None]
@@ -150,16 +150,16 @@ def test_table_pictures_and_page_tell_what_was_measured(tmp_path: Path) -> None:
     assert page.count('class="text held"') == sum(v == HELD for v in verdicts(plan, outcomes).values())
 
 
-def test_every_method_that_exists_runs_end_to_end(tiny: Path, tmp_path: Path) -> None:
+def test_every_method_runs_end_to_end(tiny: Path, tmp_path: Path) -> None:
     made_of = replace(MADE, settings=small(tiny, questions(tmp_path)), epsilons=(2.0,))
-    plan = entries(made_of, made_of.epsilons, EXISTING)
+    plan = entries(made_of, made_of.epsilons)
     wanted = cells(plan, 1)
-    assert len({cell.key for cell in wanted}) == len(wanted) == 8 + 3
+    assert len({cell.key for cell in wanted}) == len(wanted) == 15 + 10
     outcomes = [(cell, run_cell(cell)) for cell in wanted]
     comparison.report(plan, outcomes, tmp_path, "", "", quick=True)
     table = {row["method"]: row for row in csv.DictReader((tmp_path / "table.csv").open())}
-    assert list(table) == EXISTING
-    for method in (PDSS, GRADED, ADAPTIVE):
+    assert list(table) == [method.name for method in METHODS]
+    for method in (PDSS, GRADED, ADAPTIVE, *ENCODERS, *TRAINED):
         row = table[method.name]
         assert all(row[c] for c in ("epsilon per document", "attack success", "token overlap", "rationales right"))
     assert table["Standalone"]["attack success"] == ""
@@ -168,9 +168,9 @@ def test_every_method_that_exists_runs_end_to_end(tiny: Path, tmp_path: Path) ->
 def test_what_does_not_depend_on_epsilon_runs_once_a_seed() -> None:
     plan = entries(EVERYDAY, EVERYDAY.epsilons)
     assert len(EVERYDAY.epsilons) >= 4
-    assert len(plan) == 5 + 1 + 7 * 4 + 1  # bounds, what has no epsilon, what has one, the LLM itself
+    assert len(plan) == 5 + 1 + 9 * 4 + 1  # bounds, what has no epsilon, what has one, the LLM itself
     swept = {entry.method.name for entry in plan if entry.epsilon is not None}
-    assert swept == {PDSS.name, GRADED.name, ADAPTIVE.name, *(m.name for m in ENCODERS[1:])}
+    assert swept == {PDSS.name, GRADED.name, ADAPTIVE.name, *(m.name for m in (*ENCODERS[1:], *TRAINED))}
     assert {m.settings["privacy.mechanism"] for m in ENCODERS} == {
         "encoder-empirical", "encoder-dp-decoding", "encoder-difference-clipping", "encoder-top", "encoder-composed",
     }  # fmt: skip
@@ -183,7 +183,9 @@ def asked(**given: Any) -> argparse.Namespace:
 
 def hours(plan: list[Entry], seeds: int) -> float:
     """Return the estimate for two processes; an encoder's cells are taken for those of the staircase."""
-    known = [replace(e, method=PDSS, epsilon=e.epsilon or 7.0) if e.method in ENCODERS else e for e in plan]
+    known = [
+        replace(e, method=PDSS, epsilon=e.epsilon or 7.0) if e.method in (*ENCODERS, *TRAINED) else e for e in plan
+    ]
     return sum(Costs([]).seconds(cell) for cell in cells(known, seeds)) / 2 / 3600
 
 
@@ -233,7 +235,7 @@ def test_real_data_runs_what_is_there_with_any_models(tmp_path: Path) -> None:
     assert {e.data.name for e in plan} == {"everyday", "ARC-Easy", "OpenBookQA", "CommonsenseQA", "BoolQ"}
     for entry in plan:
         if entry.data.name != "everyday":
-            assert entry.method not in ENCODERS
+            assert entry.method not in (*ENCODERS, *TRAINED)
             settings = entry.cell(0).run_settings()
             assert (settings.llm.model, settings.slm.model, settings.llm.dtype) == ("big/llm", "big/slm", "auto")
             assert settings.data.public_choices == (entry.data.name == "BoolQ")

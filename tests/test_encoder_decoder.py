@@ -15,8 +15,8 @@ from pdss_fl.client import DistillationClient
 from pdss_fl.config import RunSettings
 from pdss_fl.data.everyday import facts, private_examples
 from pdss_fl.data.public import PublicExample, public_built_in
-from pdss_fl.encoder_decoder_command import Plan, make_encoder_decoder, public_data
 from pdss_fl.encoder_decoder_data import PairSettings, lessons_of, prepare
+from pdss_fl.encoder_decoder_making import Plan, make_encoder_decoder, public_data
 from pdss_fl.errors import DataError, PolicyRefusal, SettingError
 from pdss_fl.messages import Finish, GenerationSettings, PromptBatch, Rationale, RationaleBatch
 from pdss_fl.policy import NodePolicy

@@ -160,6 +160,11 @@ class EchoGenerator:
             yield Rationale(prompt.ordinal, text, Finish.STOP, len(text.split()))
 
 
+def times_asked(batches: Sequence[PromptBatch]) -> int:
+    """Return how many prompts an LLM was shown: those of its clients but for equal ones, which are asked once."""
+    return sum(len(batch.prompts) for batch in batches)
+
+
 def texts_seen(batches: Sequence[PromptBatch]) -> str:
     """Return every text that an LLM was shown, in one string."""
     return "\n".join(" ".join((p.question, *p.choices)) for batch in batches for p in batch.prompts)

@@ -20,7 +20,7 @@ from pdss_fl.llm.tokens import TokenIssuer, create_key, read_key
 from pdss_fl.messages import GenerationSettings, PrivacyStatement
 from pdss_fl.server_app import load_generator, run_comparison
 from pdss_fl.strategy import StepByStepDistillation
-from tests.harness import EchoGenerator, LoopbackGrid, context, node, number_questions, small_run
+from tests.harness import EchoGenerator, LoopbackGrid, context, node, number_questions, small_run, times_asked
 from tests.llm.helpers import make_generator
 from tests.llm.network import make_certificates
 
@@ -74,7 +74,8 @@ def test_one_trip_instead_of_two_and_the_strategy_never_sees_a_prompt(
     strategy = run(grid, server.address)
     assert [m.metadata.message_type for m in grid.requests] == ["train.distill"] * 2 + ["evaluate"] * 2
     assert not any(reply.has_error() for reply in grid.replies)
-    assert [len(batch.prompts) for batch in shown.seen] == [8, 8]
+    assert len(shown.seen) == 2
+    assert all(0 < len(batch.prompts) <= 8 for batch in shown.seen), "equal prompts are asked once"
     trained = grid.replies[0].content
     assert set(trained) == {"metrics", "privacy", "usage"}
     assert strategy.usage.prompts == 16
@@ -199,7 +200,7 @@ def test_a_whole_comparison_over_tls_with_the_key_of_the_environment(
     path = Path(run_comparison(grid, settings, run_id=9))
     summary = json.loads((path / "summary.json").read_text())
     assert summary["llm"]["model"] == "echo"
-    assert summary["llm"]["prompts"] == sum(len(batch.prompts) for batch in shown.seen) == 16
+    assert summary["llm"]["prompts"] == 16 >= times_asked(shown.seen) > 0
     assert summary["privacy"]["epsilon_per_token"] == 7.0
     assert summary["accuracy"]["pdss"]["n"] == 48
     written = "".join(file.read_text() for file in path.glob("*.json*"))

@@ -82,10 +82,10 @@ def play(folder: Path, llm: Path, small_disk: str) -> Iterator[Scene]:
     """Start nine hospitals, in network namespaces where the machine allows it, and end them."""
     network = None if Network.trouble() else Network()
     federation = Federation(
-        folder / "parties", _lying_app(folder / "app"), 9, ["--model", str(llm), "--adapter", ""], network
+        folder / "parties", lying_app(folder / "app"), 9, ["--model", str(llm), "--adapter", ""], network
     )
     for hospital in federation.names:
-        (federation.folder / hospital / "data.jsonl").write_text(_data())
+        (federation.folder / hospital / "data.jsonl").write_text(data())
     make_room = _limit_disk(federation, small_disk)
     try:
         with federation, ThreadPoolExecutor() as pool:
@@ -94,19 +94,19 @@ def play(folder: Path, llm: Path, small_disk: str) -> Iterator[Scene]:
         make_room()
 
 
-def _lying_app(folder: Path) -> Path:
-    """Return a copy of the app with another ClientApp, as whoever submits a run could make it."""
+def lying_app(folder: Path, client: str = "troubled") -> Path:
+    """Return a copy of the app with another ClientApp, a file beside this one, as whoever submits a run could."""
     folder.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     shutil.copytree(ROOT / "pdss_fl", folder / "pdss_fl", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(Path(__file__).with_name("troubled.py"), folder / "pdss_fl")
+    shutil.copy(Path(__file__).with_name(f"{client}.py"), folder / "pdss_fl")
     project = folder / "pyproject.toml"
-    project.write_text(project.read_text().replace("pdss_fl.client_app:app", "pdss_fl.troubled:app"))
+    project.write_text(project.read_text().replace("pdss_fl.client_app:app", f"pdss_fl.{client}:app"))
     return folder
 
 
-def _data() -> str:
+def data() -> str:
     words = ("time", "people", "water", "house")
     rows = [
         {"question": f"{CANARY} has which {words[i % 4]} {i}?", "choices": [*words, CANARY], "answer": words[i % 4]}

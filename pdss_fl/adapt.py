@@ -39,10 +39,8 @@ from pdss_fl.messages import PerturbedPrompt
 from pdss_fl.privacy import create_mechanism
 from pdss_fl.release import Perturber, word_pairs
 from pdss_fl.slm.alignment import align
+from pdss_fl.slm.loss import IGNORED
 from pdss_fl.vocabularies import load_perturber
-
-IGNORED = -100
-"""The label of positions that are not learned."""
 
 _CLOSING = " So the answer is "
 

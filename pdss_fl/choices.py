@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pdss_fl.config import RunSettings
+from pdss_fl.config import METRICS_LEVELS, RunSettings
 from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.errors import SettingError
 from pdss_fl.sharing_settings import OFF
@@ -104,8 +104,8 @@ def simulated_choices(settings: RunSettings, partition_id: int) -> tuple[dict[st
             )
     own = dict(tables.get(f"client-{partition_id}", {}))
     metrics = own.pop(METRICS, "full")
-    if metrics not in ("full", "noisy", "none"):
-        raise SettingError(f"client-choices: metrics = {metrics!r}; expected full, noisy or none")
+    if metrics not in METRICS_LEVELS:
+        raise SettingError(f"client-choices: metrics = {metrics!r}; expected {', '.join(METRICS_LEVELS)}")
     return {known[key]: value for key, value in own.items()}, metrics
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pdss_fl.encoder_decoder_command import train_command
+from pdss_fl.encoder_decoder.command import train_command
 from pdss_fl.errors import PdssError, SettingError
 from pdss_fl.logs import configure_logging
 from pdss_fl.privacy_commands import add_privacy_commands

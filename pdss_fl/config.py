@@ -1,9 +1,9 @@
 """The run's settings: coerced and validated once, before any work.
 
 They come from ``run_config``, which whoever submits the run chooses, so a client does not trust them:
-its own ``NodePolicy`` bounds them. The defaults below are the only place where they are stated;
-``[tool.flwr.app.config]`` repeats them because Flower refuses to override a key that is not there, and
-a test keeps the two equal.
+its own ``NodePolicy`` bounds them. The defaults here and in the ``*_settings`` modules are the only place where they
+are stated; ``[tool.flwr.app.config]`` repeats them because Flower refuses to override a key that is not there, and a
+test keeps the two equal.
 """
 
 from __future__ import annotations
@@ -18,19 +18,10 @@ from typing import Any, TypeVar, get_type_hints
 from platformdirs import user_data_path
 
 from pdss_fl.bundled import BUNDLED_MODEL
-from pdss_fl.data_settings import BUILT_IN_DATA as BUILT_IN_DATA
-from pdss_fl.data_settings import DataSettings
+from pdss_fl.data_settings import BUILT_IN_DATA, DataSettings
 from pdss_fl.errors import SettingError
 from pdss_fl.llm_settings import LLMSettings, check_endpoint
-from pdss_fl.rules import (
-    AT_LEAST_0,
-    AT_LEAST_1,
-    NOT_EMPTY,
-    POSITIVE,
-    checked,
-    one_of,
-    within,
-)  # fmt: skip
+from pdss_fl.rules import AT_LEAST_0, AT_LEAST_1, NOT_EMPTY, POSITIVE, checked, one_of, within
 from pdss_fl.rules import setting as _setting
 from pdss_fl.sharing_settings import SharingSettings, check_sharing
 
@@ -38,7 +29,7 @@ METHODS = ("untrained", "standalone", "pdss", "dss")
 IDENTITY = "identity"
 SCRATCH = "scratch"
 BUILT_IN_MODEL = "built-in"
-
+METRICS_LEVELS = ("none", "noisy", "full")  # from the least that is told of right answers to the most
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
@@ -170,7 +161,7 @@ class RunSettings:
     tracking: str = _setting("off", one_of("off", "tensorboard"))
     seed: int = _setting(0, AT_LEAST_0)
     resume: bool = _setting(False)
-    metrics: str = _setting("full", one_of("full", "noisy", "none"))
+    metrics: str = _setting("full", one_of(*METRICS_LEVELS))
     metrics_epsilon: float = _setting(1.0, within(0.01, 100.0))
     insecure_noise_seed: int = _setting(-1, {"check": lambda v: v >= -1, "expected": "-1 (off) or a seed"})
     client_choices: str = _setting("")

@@ -7,12 +7,16 @@ the strategy would have read off the prompts: the privacy statement, and counts.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
 from pdss_fl.errors import MessageError
 from pdss_fl.messages import GenerationSettings, PrivacyStatement
+
+logger = logging.getLogger("pdss_fl.strategy")
 
 _OFFER, _STATEMENT, _USAGE, _PAYLOAD = "llm", "privacy", "usage", "payload"
 
@@ -75,3 +79,14 @@ class DirectReport:
             raise MessageError("the reply tells neither the privacy nor the number of what was sent directly")
         prompts, tokens = counts
         return cls(PrivacyStatement.parse(payload), prompts, tokens)  # type: ignore[arg-type]
+
+
+def direct_reports(answered: Mapping[int, Message]) -> dict[int, DirectReport]:
+    """Return what clients tell of prompts that they sent to the LLM themselves; the log names who tells nothing."""
+    reports: dict[int, DirectReport] = {}
+    for node, reply in answered.items():
+        try:
+            reports[node] = DirectReport.find_in(reply.content)
+        except MessageError as err:
+            logger.warning("client %d: %s", node, err.public)
+    return reports

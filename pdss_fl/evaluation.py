@@ -18,8 +18,8 @@ import zlib
 
 import numpy as np
 
-from pdss_fl.config import RunSettings
-from pdss_fl.policy import METRICS_LEVELS, NodePolicy
+from pdss_fl.config import METRICS_LEVELS, RunSettings
+from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy import Charge, Ledger
 from pdss_fl.privacy.counts import TEST_SPLIT, noisy_count
 from pdss_fl.privacy.sampling import random_bytes

@@ -7,6 +7,7 @@ reports none is listed as such, and neither best nor worst.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -38,17 +39,25 @@ def by_client(
         ``value``, ``low``, ``high``, ``n``; ``None`` where it reports nothing), ``gain`` (a method: percentage points
         of accuracy above Standalone, where both are reported) and ``privacy`` (of PDSS, as the client claimed).
     """
-    found: dict[int, dict[str, Any]] = {}
-    for row in rows:
-        if row["phase"] == "evaluate":
-            node = int(row["node"])
-            entry = found.setdefault(node, {"client": row.get("client", node), "node": node, "accuracy": {}})
-            total = int(row.get("num-examples", 0)) if "correct" in row else 0
-            noise = float(row.get("noise-variance", 0.0))
-            entry["accuracy"][row["method"]] = accuracy(int(row["correct"]), total, noise) if total else None
-    for node, entry in found.items():
+    evaluated = [row for row in rows if row["phase"] == "evaluate"]
+    # A resumed simulation's clients have other node ids and the same numbers; one that two claim at once is nobody's.
+    given = Counter((row.get("client"), row["method"], row.get("round")) for row in evaluated)
+    doubtful = {client for (client, *_), nodes in given.items() if nodes > 1}
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    claims: dict[tuple[str, int], PrivacyStatement] = {}
+    for row in evaluated:
+        node, client = int(row["node"]), row.get("client")
+        key = ("node", node) if client is None or client in doubtful else ("client", int(client))
+        entry = found.setdefault(key, {"client": row.get("client", node), "node": node, "accuracy": {}})
+        entry["node"] = node
+        total = int(row.get("num-examples", 0)) if "correct" in row else 0
+        noise = float(row.get("noise-variance", 0.0))
+        entry["accuracy"][row["method"]] = accuracy(int(row["correct"]), total, noise) if total else None
+        if node in statements.get("pdss", {}):
+            claims[key] = statements["pdss"][node]
+    for key, entry in found.items():
         entry["gain"] = _gains(entry["accuracy"])
-        claimed = statements.get("pdss", {}).get(node)
+        claimed = claims.get(key)
         entry["privacy"] = dataclasses.asdict(claimed) if claimed else None
     return sorted(found.values(), key=lambda entry: entry["client"])
 

@@ -15,7 +15,7 @@ from typing import Any
 from pdss_fl.bundled import BUNDLED_MODEL
 from pdss_fl.choices import KEYS as CHOICES
 from pdss_fl.choices import choices_in, own_settings, simulated_choices
-from pdss_fl.config import BUILT_IN_MODEL, IDENTITY, SCRATCH, RunSettings
+from pdss_fl.config import BUILT_IN_MODEL, IDENTITY, METRICS_LEVELS, SCRATCH, RunSettings
 from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.errors import PolicyRefusal, SettingError
 from pdss_fl.rules import ADDRESS, NOT_EMPTY, checked, one_of
@@ -27,7 +27,6 @@ _KNOWN = {
     "allowed-llm-addresses", "llm-root-certificates", "llm-certificate", "llm-key",
     *CHOICES,
 }  # fmt: skip
-METRICS_LEVELS = ("none", "noisy", "full")
 _FLOWERS = {"partition-id", "num-partitions", "policy"}
 _REQUIRED = ("state-dir", "data-path", "max-epsilon-per-token", "max-epsilon-per-example")
 

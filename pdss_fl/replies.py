@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Iterable
 
 from flwr.app import ConfigRecord, Message, MetricRecord
 
 from pdss_fl.errors import MessageError
 from pdss_fl.messages import printable
 
+logger = logging.getLogger("pdss_fl.strategy")
+
 _COUNTS = ("num-examples", "correct")
 _TAIL = 50.0  # a noise beyond this many nats is none: its probability is below 1e-20
 CLIENT, ARRAYS = "client", "arrays"
 _MAX_REASON_CHARS = 400
+
+
+def replies_by_node(
+    step: str, requests: Iterable[Message], replies: Iterable[Message]
+) -> tuple[dict[int, Message], set[int]]:
+    """Return the good replies by node, and the codes of the others; name everybody else in the log."""
+    waiting = {m.metadata.message_id: m.metadata.dst_node_id for m in requests}
+    answered: dict[int, Message] = {}
+    codes: set[int] = set()
+    for reply in replies:
+        node = waiting.pop(reply.metadata.reply_to_message_id, None)
+        if node is None:
+            logger.warning("%s: a reply to nothing that was asked is ignored", step)
+        elif reply.has_error():
+            codes.add(reply.error.code)
+            reason = printable(reply.error.reason or "", _MAX_REASON_CHARS)
+            logger.warning("%s: client %d failed (code %d): %s", step, node, reply.error.code, reason)
+        else:
+            answered[node] = reply
+    for node in waiting.values():
+        logger.warning("%s: client %d did not answer in time or was lost", step, node)
+    return answered, codes
 
 
 def prompt_payload(reply: Message) -> bytes:
@@ -51,8 +77,3 @@ def reported_client(reply: Message) -> dict[str, int]:
     record = reply.content.get("metrics")
     number = record.get(CLIENT) if isinstance(record, MetricRecord) else None
     return {CLIENT: number} if isinstance(number, int) else {}
-
-
-def plain(reason: str | None) -> str:
-    """Return a client's text in one printable line of bounded length."""
-    return printable(reason or "", _MAX_REASON_CHARS)

@@ -19,12 +19,12 @@ from flwr.serverapp.strategy.strategy_utils import sample_nodes
 
 from pdss_fl.asking import ask
 from pdss_fl.averaging import average_weights
-from pdss_fl.direct import DirectReport, Offer
+from pdss_fl.direct import Offer, direct_reports
 from pdss_fl.errors import MessageError, QuorumLost
 from pdss_fl.journal import Journal
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.messages import MAX_PROMPTS, GenerationSettings, PromptBatch, RationaleBatch
-from pdss_fl.replies import ARRAYS, plain, prompt_payload, reported_client, reported_counts
+from pdss_fl.replies import ARRAYS, prompt_payload, replies_by_node, reported_client, reported_counts
 from pdss_fl.resume import RunName
 from pdss_fl.rounds import MethodState, begun_with
 
@@ -157,7 +157,10 @@ class StepByStepDistillation(FedAvg):
         answered = self._answered("distill", self._sent, replies)
         self._state.trained |= set(answered)
         if self.offer is not None and self.method != STANDALONE:
-            self._note_reports(answered)
+            for node, report in direct_reports(answered).items():
+                self.statements[node] = report.statement
+                self.usage.prompts += report.prompts
+                self.usage.tokens += report.tokens
         average = average_weights(answered) if self.sharing else None
         return average, self._aggregate("distill", server_round, answered)
 
@@ -261,18 +264,6 @@ class StepByStepDistillation(FedAvg):
         self.usage.add_seconds("llm", started)
         return answers
 
-    def _note_reports(self, answered: Mapping[int, Message]) -> None:
-        """Keep what clients tell of prompts that they sent to the LLM themselves."""
-        for node, reply in answered.items():
-            try:
-                report = DirectReport.find_in(reply.content)
-            except MessageError as err:
-                logger.warning("client %d: %s", node, err.public)
-            else:
-                self.statements[node] = report.statement
-                self.usage.prompts += report.prompts
-                self.usage.tokens += report.tokens
-
     def _aggregate(self, phase: str, server_round: int, answered: Mapping[int, Message]) -> MetricRecord:
         self.usage.add_seconds(phase, self._sent_at)
         total: dict[str, int | float] = {"num-examples": 0}
@@ -287,21 +278,9 @@ class StepByStepDistillation(FedAvg):
         return MetricRecord(dict(total))
 
     def _answered(self, step: str, requests: Iterable[Message], replies: Iterable[Message]) -> dict[int, Message]:
-        """Return the good replies by node; name everybody else in the log."""
-        waiting = {m.metadata.message_id: m.metadata.dst_node_id for m in requests}
-        answered: dict[int, Message] = {}
-        for reply in replies:
-            node = waiting.pop(reply.metadata.reply_to_message_id, None)
-            if node is None:
-                logger.warning("%s: a reply to nothing that was asked is ignored", step)
-            elif reply.has_error():
-                self.failure_codes.add(reply.error.code)
-                reason = plain(reply.error.reason)
-                logger.warning("%s: client %d failed (code %d): %s", step, node, reply.error.code, reason)
-            else:
-                answered[node] = reply
-        for node in waiting.values():
-            logger.warning("%s: client %d did not answer in time or was lost", step, node)
+        """Return the good replies by node, if they are enough."""
+        answered, codes = replies_by_node(step, requests, replies)
+        self.failure_codes |= codes
         self._check_quorum(step, len(answered))
         return answered
 

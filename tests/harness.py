@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,22 @@ def node(directory: Path, data_path: Path, **policy: Any) -> dict[str, Any]:
     return {"state-dir": str(directory), "data-path": str(data_path), **limits, **policy}
 
 
+def small_run(tiny: Path, **changes: Any) -> dict[str, Any]:
+    """Return a run's settings under which a client is done in a moment: few words, few questions, two steps."""
+    return {
+        "privacy.embeddings": str(tiny), "privacy.vocabulary": "english", "privacy.vocabulary-size": 200,
+        "data.source": "jsonl", "data.train-examples": 8, "data.test-examples": 24, "slm.hidden-size": 32,
+        "slm.layers": 1, "distill.steps": 2, **changes,
+    }  # fmt: skip
+
+
+def number_questions(path: Path) -> Path:
+    """Write a hundred questions with two choices to a file."""
+    rows = [{"question": f"what is number {i}?", "choices": ["one", "two"], "answer": "one"} for i in range(100)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
 def payload_bytes(message: Message) -> bytes:
     """Return everything that a message carries, as bytes to search in."""
     if message.has_error():
@@ -141,6 +158,11 @@ class EchoGenerator:
         for prompt in reversed(batch.prompts):
             text = " ".join((prompt.question, *prompt.choices))
             yield Rationale(prompt.ordinal, text, Finish.STOP, len(text.split()))
+
+
+def times_asked(batches: Sequence[PromptBatch]) -> int:
+    """Return how many prompts an LLM was shown: those of its clients but for equal ones, which are asked once."""
+    return sum(len(batch.prompts) for batch in batches)
 
 
 def texts_seen(batches: Sequence[PromptBatch]) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from pdss_fl.data.everyday import facts
 from pdss_fl.data.public import public_built_in
-from pdss_fl.encoder_decoder_card import describe
+from pdss_fl.encoder_decoder.card import describe
 from pdss_fl.privacy import BLANK
 from pdss_fl.slm.collator import encode_prompt
 from pdss_fl.slm.encoder_decoder import BUILT_IN, MANIFEST, encoder_prompt, load_encoder_decoder, manifest_of

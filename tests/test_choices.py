@@ -16,7 +16,7 @@ from pdss_fl.errors import PolicyRefusal, QuorumLost, SettingError
 from pdss_fl.fairness import by_client
 from pdss_fl.policy import NodePolicy
 from pdss_fl.strategy import StepByStepDistillation
-from tests.harness import EchoGenerator, LoopbackGrid, context, node, payload_bytes
+from tests.harness import EchoGenerator, LoopbackGrid, context, node, payload_bytes, small_run
 
 WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school")
 
@@ -32,11 +32,7 @@ def write_data(directory: Path) -> tuple[Path, Path]:
 
 
 def run_config(tiny: Path, **changes: Any) -> dict[str, Any]:
-    return {
-        "privacy.embeddings": str(tiny), "privacy.vocabulary": "english", "privacy.vocabulary-size": 200,
-        "data.source": "jsonl", "data.train-examples": 8, "data.test-examples": 20, "slm.hidden-size": 32,
-        "slm.layers": 1, "distill.steps": 2, **changes,
-    }  # fmt: skip
+    return small_run(tiny, **{"data.test-examples": 20, **changes})
 
 
 CSV = {"data-format": "csv", "data-fields": "question=stem choices=options answer=key"}

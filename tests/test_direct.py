@@ -20,7 +20,7 @@ from pdss_fl.llm.tokens import TokenIssuer, create_key, read_key
 from pdss_fl.messages import GenerationSettings, PrivacyStatement
 from pdss_fl.server_app import load_generator, run_comparison
 from pdss_fl.strategy import StepByStepDistillation
-from tests.harness import EchoGenerator, LoopbackGrid, context, node
+from tests.harness import EchoGenerator, LoopbackGrid, context, node, number_questions, small_run, times_asked
 from tests.llm.helpers import make_generator
 from tests.llm.network import make_certificates
 
@@ -30,30 +30,13 @@ STATEMENT = PrivacyStatement("staircase", "pure-ldp", 8.0, 80.0, 0.0, 10, "basic
 
 
 def settings_of(tmp_path: Path, tiny: Path, **changes: Any) -> dict[str, Any]:
-    return {
-        "output-dir": str(tmp_path / "runs"),
-        "privacy.embeddings": str(tiny),
-        "privacy.vocabulary": "english",
-        "privacy.vocabulary-size": 200,
-        "data.source": "jsonl",
-        "data.train-examples": 8,
-        "data.test-examples": 24,
-        "slm.hidden-size": 32,
-        "slm.layers": 1,
-        "distill.steps": 2,
-        "distill.filter": "off",
-        "llm.backend": "grpc",
-        "llm.channel": "direct",
-        "llm.max-new-tokens": 8,
-        **changes,
-    }
+    direct = {"distill.filter": "off", "llm.backend": "grpc", "llm.channel": "direct", "llm.max-new-tokens": 8}
+    return small_run(tiny, **{"output-dir": str(tmp_path / "runs"), **direct, **changes})
 
 
 def grid_of(tmp_path: Path, tiny: Path, address: str, **changes: Any) -> LoopbackGrid:
     tmp_path.mkdir(exist_ok=True, parents=True)
-    path = tmp_path / "data.jsonl"
-    rows = [{"question": f"what is number {i}?", "choices": ["one", "two"], "answer": "one"} for i in range(100)]
-    path.write_text("\n".join(map(json.dumps, rows)))
+    path = number_questions(tmp_path / "data.jsonl")
     config = settings_of(tmp_path, tiny, **{"llm.address": address, **changes.pop("config", {})})
     policy = {"allowed-models": f"scratch {tiny}", "allowed-llm-addresses": address, **changes}
     contexts = {i: context(i, node(tmp_path / f"s{i}", path, **policy), config) for i in (1, 2)}
@@ -91,7 +74,8 @@ def test_one_trip_instead_of_two_and_the_strategy_never_sees_a_prompt(
     strategy = run(grid, server.address)
     assert [m.metadata.message_type for m in grid.requests] == ["train.distill"] * 2 + ["evaluate"] * 2
     assert not any(reply.has_error() for reply in grid.replies)
-    assert [len(batch.prompts) for batch in shown.seen] == [8, 8]
+    assert len(shown.seen) == 2
+    assert all(0 < len(batch.prompts) <= 8 for batch in shown.seen), "equal prompts are asked once"
     trained = grid.replies[0].content
     assert set(trained) == {"metrics", "privacy", "usage"}
     assert strategy.usage.prompts == 16
@@ -216,7 +200,7 @@ def test_a_whole_comparison_over_tls_with_the_key_of_the_environment(
     path = Path(run_comparison(grid, settings, run_id=9))
     summary = json.loads((path / "summary.json").read_text())
     assert summary["llm"]["model"] == "echo"
-    assert summary["llm"]["prompts"] == sum(len(batch.prompts) for batch in shown.seen) == 16
+    assert summary["llm"]["prompts"] == 16 >= times_asked(shown.seen) > 0
     assert summary["privacy"]["epsilon_per_token"] == 7.0
     assert summary["accuracy"]["pdss"]["n"] == 48
     written = "".join(file.read_text() for file in path.glob("*.json*"))

@@ -15,8 +15,9 @@ from pdss_fl.client import DistillationClient
 from pdss_fl.config import RunSettings
 from pdss_fl.data.everyday import facts, private_examples
 from pdss_fl.data.public import PublicExample, public_built_in
-from pdss_fl.encoder_decoder_data import PairSettings, lessons_of, prepare
-from pdss_fl.encoder_decoder_making import Plan, make_encoder_decoder, public_data
+from pdss_fl.encoder_decoder.lessons import PairSettings, lessons_of, prepare
+from pdss_fl.encoder_decoder.making import Plan, make_encoder_decoder, public_data
+from pdss_fl.encoder_decoder.word_groups import find_groups
 from pdss_fl.errors import DataError, PolicyRefusal, SettingError
 from pdss_fl.messages import Finish, GenerationSettings, PromptBatch, Rationale, RationaleBatch
 from pdss_fl.policy import NodePolicy
@@ -25,7 +26,6 @@ from pdss_fl.slm.encoder_decoder_training import EncoderDecoderTraining
 from pdss_fl.slm.model import SlmSettings
 from pdss_fl.slm.rewriter import rewriter_name
 from pdss_fl.vocabularies import load_perturber, load_vocabulary
-from pdss_fl.word_groups import find_groups
 from tests.harness import EchoGenerator, node
 from tests.test_imports import reached_from
 
@@ -219,8 +219,10 @@ def test_an_llm_that_knows_no_answer_teaches_nothing(tmp_path: Path, tiny: Path)
 
 
 def test_no_code_of_a_run_can_name_the_training() -> None:
+    training = ("pdss_fl.encoder_decoder", "pdss_fl.slm.encoder_decoder_training", "pdss_fl.data.public")
     for entry in ("pdss_fl.client_app", "pdss_fl.server_app", "pdss_fl.strategy"):
-        assert not {m for m in reached_from(entry) if "encoder_decoder_" in m or m == "pdss_fl.data.public"}
+        assert not {m for m in reached_from(entry) if m.startswith(training)}
+    assert all(any(m.startswith(part) for m in reached_from("pdss_fl.encoder_decoder.making")) for part in training)
 
 
 def test_a_node_names_the_encoder_decoders_that_a_run_may_use(tmp_path: Path, trained: Path) -> None:

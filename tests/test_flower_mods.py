@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -12,20 +11,13 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from pdss_fl.client_app import create_client_app
 from pdss_fl.strategy import StepByStepDistillation
-from tests.harness import EchoGenerator, LoopbackGrid, context, node
+from tests.harness import EchoGenerator, LoopbackGrid, context, node, number_questions, small_run
 
 
 def grid_of(tmp_path: Path, tiny: Path, mods: list[object]) -> LoopbackGrid:
-    data = tmp_path / "data.jsonl"
-    rows = [{"question": f"what is number {i}?", "choices": ["one", "two"], "answer": "one"} for i in range(100)]
-    data.write_text("\n".join(map(json.dumps, rows)))
-    config = {
-        "privacy.embeddings": str(tiny), "privacy.vocabulary": "english", "privacy.vocabulary-size": 200,
-        "data.source": "jsonl", "data.train-examples": 8, "data.test-examples": 24, "slm.hidden-size": 32,
-        "slm.layers": 1, "distill.steps": 2,
-    }  # fmt: skip
+    data = number_questions(tmp_path / "data.jsonl")
     policy = node(tmp_path / "state", data, **{"allowed-models": f"scratch {tiny}"})
-    return LoopbackGrid(create_client_app(mods), {1: context(1, policy, config)})
+    return LoopbackGrid(create_client_app(mods), {1: context(1, policy, small_run(tiny))})
 
 
 def test_a_round_with_mods_around_it(tmp_path: Path, tiny: Path) -> None:

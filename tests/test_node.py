@@ -25,7 +25,7 @@ from pdss_fl.node import listening
 from pdss_fl.proto import node_pb2 as pb
 from pdss_fl.proto.node_pb2_grpc import NodeServiceStub
 from pdss_fl.strategy import StepByStepDistillation
-from tests.harness import EchoGenerator, LoopbackGrid, context, payload_bytes, texts_seen
+from tests.harness import EchoGenerator, LoopbackGrid, context, payload_bytes, small_run, texts_seen, times_asked
 
 CANARY = "zanzibarqx"
 
@@ -38,11 +38,7 @@ def folder() -> Iterator[Path]:
 
 
 def run_config(folder: Path, tiny: Path) -> dict[str, Any]:
-    return {
-        "output-dir": str(folder / "runs"), "privacy.embeddings": str(tiny), "privacy.vocabulary": "english",
-        "privacy.vocabulary-size": 200, "data.source": "jsonl", "data.train-examples": 8, "data.test-examples": 24,
-        "slm.hidden-size": 32, "slm.layers": 1, "distill.steps": 2, "distill.filter": "off",
-    }  # fmt: skip
+    return small_run(tiny, **{"output-dir": str(folder / "runs"), "distill.filter": "off"})
 
 
 def policy_file(folder: Path, tiny: Path) -> Path:
@@ -77,7 +73,7 @@ def test_a_round_passes_through_the_socket(folder: Path, tiny: Path) -> None:
         strategy = StepByStepDistillation(llm)
         strategy.start(grid, ArrayRecord(), num_rounds=1)
     assert not (folder / "s").exists()
-    assert len(llm.seen[0].prompts) == 8
+    assert 0 < times_asked(llm.seen) <= 8
     assert [row["phase"] for row in strategy.client_metrics] == ["distill", "evaluate"]
     assert strategy.client_metrics[1]["num-examples"] == 24
     assert len((folder / "state" / "ledger.jsonl").read_text().splitlines()) >= 8

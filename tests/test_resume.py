@@ -19,7 +19,7 @@ from pdss_fl.messages import PromptBatch, Rationale
 from pdss_fl.results import RunDirectory
 from pdss_fl.resume import RunName, fingerprint, unfinished_run
 from pdss_fl.server_app import run_comparison
-from tests.harness import EchoGenerator, LoopbackGrid
+from tests.harness import EchoGenerator, LoopbackGrid, small_run
 
 EVERY = int(os.environ.get("PDSS_TEST_EVERY_POINT", "83"))  # 1 tries all of them, which takes minutes
 CLIENTS, TRAIN, ROUNDS, STEPS = 2, 6, 2, 6
@@ -86,13 +86,12 @@ class World:
         rows = [{"question": f"what has {w} {i}?", "choices": ["one", "two"], "answer": "one"}
                 for i in range(20) for w in ("time", "year", "people")]  # fmt: skip
         data.write_text("\n".join(map(json.dumps, rows)))
-        self.config = {
+        own = {
             "output-dir": str(folder / "runs"), "methods": "standalone pdss", "num-server-rounds": ROUNDS,
-            "privacy.embeddings": str(tiny), "privacy.vocabulary": "english", "privacy.vocabulary-size": 200,
-            "privacy.question-words": 8, "data.source": "jsonl", "data.path": str(data), "data.train-examples": TRAIN,
-            "data.test-examples": 6, "slm.hidden-size": 32, "slm.layers": 1, "distill.steps": STEPS,
-            "insecure-noise-seed": 5, "metrics": "noisy", **changes,
+            "privacy.question-words": 8, "data.path": str(data), "data.train-examples": TRAIN,
+            "data.test-examples": 6, "distill.steps": STEPS, "insecure-noise-seed": 5, "metrics": "noisy",
         }  # fmt: skip
+        self.config = small_run(tiny, **{**own, **changes})
 
     def start(self, resume: bool = False, **changes: Any) -> Path:
         """Start every process anew, with another run id."""

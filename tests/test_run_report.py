@@ -23,7 +23,7 @@ from pdss_fl.run_report.material import read_run
 from pdss_fl.run_report.page import render_page
 from pdss_fl.strategy import StepByStepDistillation
 from tests.browser import open_page
-from tests.harness import EchoGenerator, LoopbackGrid, context, node
+from tests.harness import EchoGenerator, LoopbackGrid, context, node, small_run
 from tests.test_cli import pdss
 
 HOSTILE = "<script src='http://evil.example/x.js'>alert(1)</script><img src=http://evil.example/p.png>"
@@ -31,11 +31,7 @@ STATEMENT = PrivacyStatement("staircase", "pure-ldp", 4.0, 12.0, 0.0, 3, "basic 
 
 
 def settings_of(tiny: Path, **changes: Any) -> dict[str, Any]:
-    return {
-        "privacy.embeddings": str(tiny), "privacy.vocabulary": "english", "privacy.vocabulary-size": 200,
-        "privacy.epsilon": 4.0, "data.source": "jsonl", "data.train-examples": 8, "data.test-examples": 24,
-        "slm.hidden-size": 32, "slm.layers": 1, "distill.steps": 2, "distill.filter": "off", **changes,
-    }  # fmt: skip
+    return small_run(tiny, **{"privacy.epsilon": 4.0, "distill.filter": "off", **changes})
 
 
 def server_run(folder: Path, settings: dict[str, Any], rounds: int = 1, model: str = "echo") -> Path:

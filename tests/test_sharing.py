@@ -21,7 +21,7 @@ from pdss_fl.privacy import Ledger
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
 from pdss_fl.slm.sharing import load_shared, shared_state
 from pdss_fl.strategy import StepByStepDistillation
-from tests.harness import EchoGenerator, LoopbackGrid, context, node
+from tests.harness import EchoGenerator, LoopbackGrid, context, node, small_run
 
 WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school")
 CANARY = "zanzibarqx"
@@ -37,11 +37,8 @@ def grid_of(tmp_path: Path, tiny: Path, policies: list[dict[str, Any]], **change
             for j in range(7)
         ]
         path.write_text("\n".join(json.dumps(row) for row in rows))
-        config = {
-            "privacy.embeddings": str(tiny), "privacy.vocabulary": "english", "privacy.vocabulary-size": 200,
-            "data.source": "jsonl", "data.train-examples": 8 * i, "data.test-examples": 20, "slm.hidden-size": 32,
-            "slm.layers": 1, "distill.steps": 4, "num-server-rounds": 2, "sharing.mode": "fedavg", **changes,
-        }  # fmt: skip
+        sizes = {"data.train-examples": 8 * i, "data.test-examples": 20, "distill.steps": 4, "num-server-rounds": 2}
+        config = small_run(tiny, **{**sizes, "sharing.mode": "fedavg", **changes})
         limits = {"allowed-models": f"scratch {tiny}", "allow-sharing": "any", **policy}
         contexts[i] = context(i, node(tmp_path / f"s{i}", path, **limits), config)
     return LoopbackGrid(create_client_app(), contexts)

@@ -14,7 +14,7 @@ from pdss_fl.client_app import create_client_app
 from pdss_fl.errors import MessageError, QuorumLost
 from pdss_fl.messages import Finish, GenerationSettings, PromptBatch, Rationale, RationaleBatch
 from pdss_fl.strategy import StepByStepDistillation
-from tests.harness import EchoGenerator, LoopbackGrid, context, node, payload_bytes
+from tests.harness import EchoGenerator, LoopbackGrid, context, node, payload_bytes, small_run
 
 WORDS = ("time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school")
 
@@ -33,20 +33,8 @@ def grid_of(tmp_path: Path, tiny: Path, clients: int = 3, fail: Fail = lambda _:
             for j in range(7)
         ]
         path.write_text("\n".join(json.dumps(r) for r in records))
-        config = {
-            "privacy.embeddings": str(tiny),
-            "privacy.vocabulary": "english",
-            "privacy.vocabulary-size": 200,
-            "privacy.question-words": 12,
-            "privacy.choices": 4,
-            "data.source": "jsonl",
-            "data.train-examples": 8,
-            "data.test-examples": 20,
-            "slm.hidden-size": 32,
-            "slm.layers": 1,
-            "distill.steps": 2,
-            **changes,
-        }
+        sent = {"privacy.question-words": 12, "privacy.choices": 4}
+        config = small_run(tiny, **{**sent, "data.test-examples": 20, **changes})
         policy = {"allowed-models": f"scratch {tiny}", **changes.get("policy", {})}
         config.pop("policy", None)
         contexts[i] = context(i, node(tmp_path / f"state{i}", path, **policy), config)

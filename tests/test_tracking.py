@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pdss_fl.client_app import create_client_app
 from pdss_fl.config import RunSettings
 from pdss_fl.server_app import run_comparison
-from tests.harness import LoopbackGrid, context, node
+from tests.harness import LoopbackGrid, context, node, number_questions, small_run
 
 
 class Told:
@@ -40,15 +40,9 @@ class Broken(Told):
 
 
 def test_a_run_is_followed_round_by_round(tmp_path: Path, tiny: Path) -> None:
-    data = tmp_path / "data.jsonl"
-    rows = [{"question": f"what is number {i}?", "choices": ["one", "two"], "answer": "one"} for i in range(100)]
-    data.write_text("\n".join(map(json.dumps, rows)))
-    config = {
-        "privacy.embeddings": str(tiny), "privacy.vocabulary": "english", "privacy.vocabulary-size": 200,
-        "data.source": "jsonl", "data.train-examples": 8, "data.test-examples": 24, "slm.hidden-size": 32,
-        "slm.layers": 1, "distill.steps": 2, "methods": "standalone", "num-server-rounds": 2,
-        "min-available-nodes": 1, "tracking": "tensorboard", "output-dir": str(tmp_path / "runs"),
-    }  # fmt: skip
+    own = {"methods": "standalone", "num-server-rounds": 2, "min-available-nodes": 1, "tracking": "tensorboard"}
+    config = small_run(tiny, **own, **{"output-dir": str(tmp_path / "runs")})
+    data = number_questions(tmp_path / "data.jsonl")
     policy = node(tmp_path / "state", data, **{"allowed-models": f"scratch {tiny}"})
     grid = LoopbackGrid(create_client_app(), {1: context(1, policy, config)})
     told, broken = Told(), Broken()

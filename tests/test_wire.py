@@ -23,14 +23,7 @@ from pdss_fl.privacy import available_mechanisms
 from pdss_fl.privacy.mechanism import mechanism_class
 from pdss_fl.privacy.rewriting import RewritingMechanism
 from pdss_fl.strategy import StepByStepDistillation
-from tests.harness import (
-    EchoGenerator,
-    LoopbackGrid,
-    context,
-    node,
-    payload_bytes,
-    texts_seen,
-)
+from tests.harness import EchoGenerator, LoopbackGrid, context, node, payload_bytes, small_run, texts_seen
 from tests.llm.network import Proxy
 
 CANARIES = ("zanzibarqx", "quuxington", "4471993", "zürichsee", "日本語秘密", "kanarienvogel", "hôpital")
@@ -59,22 +52,11 @@ def private_file(directory: Path) -> Path:
 
 
 def run_config(tiny: Path, **changes: Any) -> dict[str, Any]:
-    return {
-        "privacy.embeddings": str(tiny),
-        "privacy.vocabulary": "english",
-        "privacy.vocabulary-size": 300,
-        "privacy.words": "all",
-        "privacy.question-words": 12,
-        "privacy.choices": 4,
-        "data.source": "jsonl",
-        "data.train-examples": 6,
-        "data.test-examples": 4,
-        "slm.hidden-size": 32,
-        "slm.layers": 1,
-        "distill.steps": 2,
-        "distill.batch-size": 4,
-        **changes,
-    }
+    own = {
+        "privacy.vocabulary-size": 300, "privacy.words": "all", "privacy.question-words": 12, "privacy.choices": 4,
+        "data.train-examples": 6, "data.test-examples": 4, "distill.batch-size": 4,
+    }  # fmt: skip
+    return small_run(tiny, **{**own, **changes})
 
 
 def grid_of(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pdss_fl.audit_report.measure import Measured
-from pdss_fl.inline_pictures import as_data
-from pdss_fl.inline_pictures import pyplot as plotting
+from pdss_fl.pages.pictures import as_data
+from pdss_fl.pages.pictures import pyplot as plotting
 from pdss_fl.privacy.attacks import AttackResult
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from pdss_fl.audit_report.figures import attacks_beside_caps, privacy_utility
 from pdss_fl.audit_report.measure import Measured
-from pdss_fl.report import epsilon_text
+from pdss_fl.pages import percent, render
 
 _TARGETS = {
     "protected": "private words",
@@ -38,12 +36,9 @@ class Facts:
 
 def render_page(rows: Sequence[Measured], facts: Facts) -> str:
     """Return the page of at least one audit; the first one's attacks are drawn."""
-    environment = Environment(
-        loader=PackageLoader("pdss_fl.audit_report", "."), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"number": epsilon_text, "percent": percent, "cap": cap, "target": _TARGETS.__getitem__}
-    return environment.get_template("page.html").render(
+    return render(
+        "pdss_fl.audit_report",
+        {"cap": cap, "target": _TARGETS.__getitem__},
         rows=rows,
         first=rows[0],
         facts=facts,
@@ -52,11 +47,6 @@ def render_page(rows: Sequence[Measured], facts: Facts) -> str:
         utility=privacy_utility(rows),
         caps=attacks_beside_caps(rows[0].attacks),
     )
-
-
-def percent(value: float) -> str:
-    """Return a share as a percentage."""
-    return f"{100 * value:.1f}%"
 
 
 def cap(value: float | None) -> str:

@@ -16,9 +16,10 @@ from rich.table import Table
 
 from pdss_fl.audit_report.material import Encoded, Material, encode, load_material
 from pdss_fl.audit_report.measure import CLOSE, Measured, Models, measure
-from pdss_fl.audit_report.page import Facts, cap, percent, render_page
+from pdss_fl.audit_report.page import Facts, cap, render_page
 from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
 from pdss_fl.config import RunSettings
+from pdss_fl.pages import percent
 from pdss_fl.release import Perturber
 from pdss_fl.report import epsilon_text
 from pdss_fl.slm.attackers import completer, masked_scores, sequence_score

@@ -16,7 +16,6 @@ from pdss_fl.data.example import Example
 from pdss_fl.data.partition import iid_partition
 from pdss_fl.errors import DataError
 
-DIVISIONS = ("auto", "iid", "dirichlet", "entity", "size", "file")
 MIN_PART = 2  # one example to train on and one to be asked
 _ATTEMPTS = 100
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from pdss_fl.client import DistillationClient
-from pdss_fl.config import BUILT_IN_DATA, IDENTITY, RunSettings
+from pdss_fl.config import IDENTITY, RunSettings
 from pdss_fl.data.everyday import private_examples
+from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.llm_settings import LLMSettings
 from pdss_fl.messages import Finish, GenerationSettings, PromptBatch, Rationale, RationaleBatch

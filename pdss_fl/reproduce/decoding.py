@@ -12,7 +12,6 @@ right kind of the thing.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +21,14 @@ import numpy as np
 from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
 from pdss_fl.config import RunSettings
 from pdss_fl.data.everyday import Fact, facts, private_examples
-from pdss_fl.data.everyday_facts import KINDS
 from pdss_fl.data.example import Example
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch
 from pdss_fl.privacy import BLANK
 from pdss_fl.release import Perturber, word_pairs
+from pdss_fl.reproduce.quality import is_right, names_kind
 from pdss_fl.reproduce.statistics import markdown
 from pdss_fl.server_app import load_generator
-from pdss_fl.slm.answers import find_statement, states_answer
 from pdss_fl.slm.decoder import DecodeRequest, InContextDecoder, align
 from pdss_fl.slm.encoder_decoder import TrainedDecoder, load_encoder_decoder
 from pdss_fl.slm.model import SlmSettings, create_slm
@@ -38,7 +36,6 @@ from pdss_fl.vocabularies import load_perturber
 
 REAL, UNRELATED, NONE = "the one that came back", "another question's", "none"
 COLUMNS = ("decoder", "rationale", "right answer", "right kind", "questions")
-_KINDS = {kind.name: kind for kind in KINDS}
 
 Asked = Sequence[tuple[Fact, Example]]
 Pairs = Sequence[Sequence[tuple[str, str]]]
@@ -108,11 +105,7 @@ def measure(requests: Sequence[DecodeRequest], pairs: Pairs, asked: Asked, using
 def judge(text: str, asked: tuple[Fact, Example]) -> tuple[bool, bool]:
     """Return whether a decoded rationale states the right answer, and names the right kind before it."""
     fact, example = asked
-    found = find_statement(text)
-    kind = _KINDS[fact.kind]
-    reason = text[: found[0]] if found else text
-    named = re.search(rf"\b(is {kind.phrase}|like other {kind.plural})\b", reason.lower()) is not None
-    return bool(found and states_answer(found[1], example)), named
+    return is_right(text, example), names_kind(text, fact)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

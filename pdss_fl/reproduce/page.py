@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from pdss_fl import pages
 from pdss_fl.reproduce.expectations import HELD, NOT_HELD, NOT_MEASURED, UNDECIDED, Expectation, points
 from pdss_fl.reproduce.methods import DSS, PDSS, STANDALONE, DataSet, Method
 from pdss_fl.reproduce.table import COLUMNS, Row, lines, percent
@@ -84,11 +83,8 @@ def render(sections: Sequence[Section], left: str, command: str, quick: bool) ->
     quick : bool
         Whether it is of the quick form, which trains on fewer labels.
     """
-    environment = Environment(
-        loader=PackageLoader("pdss_fl.reproduce", "."), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "numpy"))
     versions = f"Python {platform.python_version()}, {packages}"
-    template = environment.get_template("page.html")
-    return template.render(sections=sections, left=left, command=command, quick=quick, versions=versions)
+    return pages.render(
+        "pdss_fl.reproduce", sections=sections, left=left, command=command, quick=quick, versions=versions
+    )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pdss_fl.pages.pictures import as_data, pyplot
 from pdss_fl.reproduce.methods import DSS, STANDALONE, TEACHER
 from pdss_fl.reproduce.table import Row
 
@@ -22,7 +21,6 @@ _LINES: dict[str, tuple[str, Any]] = {
 }
 _BANDS = (STANDALONE.name, DSS.name)
 _COLORS = ("tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:cyan", "black", "tab:orange", "0.45")
-_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # nothing of this machine, and no address
 
 Price = Callable[[Row], float | None]
 PRICES: dict[str, tuple[str, Price]] = {
@@ -38,9 +36,8 @@ def draw(rows: Sequence[Row], price: str) -> Any:
 
     PDSS has a curve for each mechanism; what has no price there, or sends raw text, is a horizontal line.
     """
-    pyplot = _pyplot()
     label, value = PRICES[price]
-    figure, axes = pyplot.subplots(figsize=(10.5, 5.2), layout="constrained")
+    figure, axes = pyplot().subplots(figsize=(10.5, 5.2), layout="constrained")
     curves: dict[str, list[tuple[float, Row]]] = {}
     for row in rows:
         at = value(row)
@@ -85,16 +82,4 @@ def _curve(axes: Any, name: str, points: Sequence[tuple[float, Row]], place: int
 def save(figure: Any, path: Path) -> str:
     """Write a figure as a PNG file, close it, and return it as an SVG picture for a page (a ``data:`` address)."""
     figure.savefig(path, dpi=120)
-    out = io.BytesIO()
-    figure.savefig(out, format="svg", metadata=_METADATA)
-    _pyplot().close(figure)
-    return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
+    return as_data(figure)

@@ -47,7 +47,7 @@ def names_kind(text: str, fact: Fact) -> bool:
     kind = _KINDS[fact.kind]
     found = find_statement(text)
     why = text[: found[0]] if found else text  # "the answer is meat" says nothing of kinds
-    return re.search(rf"\b(is {kind.phrase}|like other {kind.plural})\b", why) is not None
+    return re.search(rf"\b(is {kind.phrase}|like other {kind.plural})\b", why.lower()) is not None
 
 
 @cache

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pdss_fl.report import epsilon_text
 from pdss_fl.reproduce.cells import ATTACK, FEW_SHOT_LLM
 from pdss_fl.reproduce.methods import STANDALONE, Entry
 from pdss_fl.reproduce.statistics import Mean, Outcomes, accuracies, common, markdown, mean, paired_difference
@@ -113,7 +114,7 @@ def percent(share: float | None) -> str:
 
 
 def _epsilon(value: float | None) -> str:
-    return "" if value is None else "infinite" if math.isinf(value) else f"{value:.4g}"
+    return "" if value is None else epsilon_text(value)
 
 
 def _interval(share: Mean) -> str:

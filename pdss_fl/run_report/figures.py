@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pdss_fl.inline_pictures import as_data, pyplot
+from pdss_fl.pages.pictures import as_data, pyplot
 from pdss_fl.run_report.material import Curves
 
 COLORS = {"untrained": "0.6", "standalone": "tab:blue", "pdss": "tab:red", "dss": "tab:green"}

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from pdss_fl.client_data import data_format, node_format
-from pdss_fl.config import BUILT_IN_DATA, IDENTITY, RunSettings
+from pdss_fl.config import IDENTITY, RunSettings
 from pdss_fl.data.everyday import private_examples
 from pdss_fl.data.example import Example
 from pdss_fl.data.sources import whole_data
+from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.errors import SettingError, StoreError
 from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy import BLANK

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pdss_fl.config import RunSettings
+from pdss_fl.pages import render
 from pdss_fl.privacy.attacks import optimal_success
 from pdss_fl.privacy_report import word_frequencies
-from pdss_fl.report import epsilon_text
 from pdss_fl.run_report.figures import attack, clients, comparison
 from pdss_fl.run_report.material import Material
 from pdss_fl.vocabularies import load_perturber
@@ -21,13 +20,9 @@ _MOST_WORDS = 5000  # the exact attack looks at all pairs of words
 
 def render_page(material: Material) -> str:
     """Return the page."""
-    environment = Environment(
-        loader=PackageLoader("pdss_fl.run_report", "."), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"number": epsilon_text, "percent": lambda value: f"{100 * value:.1f}%"}
     summary = material.summary
-    return environment.get_template("page.html").render(
+    return render(
+        "pdss_fl.run_report",
         run=material,
         summary=summary,
         comparison=comparison(summary["accuracy"]) if summary and any(summary["accuracy"].values()) else None,

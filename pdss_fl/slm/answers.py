@@ -14,7 +14,7 @@ _ENOUGH = 20
 _BY_CHANCE = 0.01
 _ARTICLES = frozenset({"a", "an", "the"})
 _STATEMENT = re.compile(r"\banswer\s+is\b", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
+SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 
 
 def content_words(text: str) -> tuple[str, ...]:
@@ -36,8 +36,8 @@ def find_statement(rationale: str) -> tuple[int, str] | None:
     if not found:
         return None
     last = found[-1]
-    ends = [match.end() for match in _SENTENCE_END.finditer(rationale, 0, last.start())]
-    stop = _SENTENCE_END.search(rationale, last.end())
+    ends = [match.end() for match in SENTENCE_END.finditer(rationale, 0, last.start())]
+    stop = SENTENCE_END.search(rationale, last.end())
     return (ends[-1] if ends else 0), rationale[last.end() : stop.start() if stop else None]
 
 
@@ -102,7 +102,7 @@ def without_mention(text: str, statement: str) -> str:
     named = content_words(statement)
     if not named:
         return text
-    ends = [0, *(match.end() for match in _SENTENCE_END.finditer(text)), len(text)]
+    ends = [0, *(match.end() for match in SENTENCE_END.finditer(text)), len(text)]
     sentences = [text[start:end].strip() for start, end in pairwise(ends)]
     return " ".join(s for s in sentences if s and not _mentions(content_words(s), named))
 

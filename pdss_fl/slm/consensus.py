@@ -15,9 +15,7 @@ from collections.abc import Sequence
 from pdss_fl.data.example import Example
 from pdss_fl.privacy.grammar import FUNCTION_WORDS
 from pdss_fl.slm.alignment import singular
-from pdss_fl.slm.answers import find_statement, states_answer
-
-_SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
+from pdss_fl.slm.answers import SENTENCE_END, find_statement, states_answer
 
 
 def agreeing(rationales: Sequence[str], examples: Sequence[Example]) -> list[bool]:
@@ -54,7 +52,7 @@ def _wins(votes: Counter[str], said: frozenset[str]) -> bool:
 
 def _claim(rationale: str, example: Example) -> tuple[str, frozenset[str]]:
     asked = {singular(word) for word in _words(example.question)}
-    for sentence in _SENTENCE_END.split(rationale):
+    for sentence in SENTENCE_END.split(rationale):
         subject, *said = _words(sentence) or [""]
         if singular(subject) in asked:
             return singular(subject), frozenset(singular(word) for word in said)

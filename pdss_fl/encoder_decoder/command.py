@@ -38,7 +38,7 @@ def train_command(
 
     The defaults make the built-in model.
     """
-    from pdss_fl.encoder_decoder_making import train_as_asked
+    from pdss_fl.encoder_decoder.making import train_as_asked
 
     train_as_asked(
         output, model, public, policy, no_node, run_config, mechanism, epsilon, copies,

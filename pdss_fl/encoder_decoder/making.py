@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
-from pdss_fl.config import BUILT_IN_DATA, SCRATCH, RunSettings
+from pdss_fl.config import SCRATCH, RunSettings
 from pdss_fl.data.public import BUILT_IN, PublicExample, public_built_in, public_from_path
-from pdss_fl.encoder_decoder_card import describe, write_card
-from pdss_fl.encoder_decoder_data import PairSettings, lessons_of, prepare
+from pdss_fl.data_settings import BUILT_IN_DATA
+from pdss_fl.encoder_decoder.card import describe, write_card
+from pdss_fl.encoder_decoder.lessons import PairSettings, lessons_of, prepare
 from pdss_fl.errors import SettingError
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.policy import NodePolicy

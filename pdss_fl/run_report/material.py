@@ -105,7 +105,7 @@ def read_run(run: Path, policy: NodePolicy | None = None, examples: int = 5) -> 
             "with --policy"
         )
     settings = _settings(run)
-    corpus = _corpus(settings, policy)
+    corpus = _corpus(settings, policy, simulated=(run / "clients").is_dir())
     if policy is not None:
         clients: tuple[Client, ...] = (
             _client(run, policy.state_dir, policy.max_epsilon_per_example, corpus, examples),
@@ -128,13 +128,16 @@ def _json(path: Path) -> Any:
         raise StoreError(f"{path.name} of this run is damaged") from None
 
 
-def _corpus(settings: RunSettings | None, policy: NodePolicy | None) -> dict[str, Example]:
-    """Return the examples that this machine may show, by key; none on a server that holds no data."""
+def _corpus(settings: RunSettings | None, policy: NodePolicy | None, simulated: bool) -> dict[str, Example]:
+    """Return the examples that this machine may show, by key; none on a server that holds no data.
+
+    Whoever submitted a run chose its ``data.path``, so it is read after a simulation only, as the run itself did.
+    """
     path = policy.data_path if policy is not None else None
     if path is None and settings is not None:
         if settings.data.source == BUILT_IN_DATA:
             return {example.key: example for example in private_examples()}
-        path = Path(settings.data.path)
+        path = Path(settings.data.path) if simulated else None
     if path is None or not path.exists():
         return {}
     form = node_format(policy) if policy is not None else data_format((settings or RunSettings()).data)

@@ -11,6 +11,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -99,11 +100,20 @@ class Scheduler:
 
         Parameters and errors as in ``load_causal_lm``, those of ``adapter`` as in ``apply_adapter``.
         """
-        loaded, tokenizer = load_causal_lm(model, dtype, device, batch_size)
-        loaded = apply_adapter(loaded, adapter)
-        pack(loaded)
-        name = Path(model).resolve().name if Path(model).is_dir() else model
-        return cls(loaded, tokenizer, name=name, instruction=instruction, batch_size=batch_size, max_queued=max_queued)
+
+        def build() -> Scheduler:
+            loaded, tokenizer = load_causal_lm(model, dtype, device, batch_size)
+            loaded = apply_adapter(loaded, adapter)
+            pack(loaded)
+            name = Path(model).resolve().name if Path(model).is_dir() else model
+            return cls(
+                loaded, tokenizer, name=name, instruction=instruction, batch_size=batch_size, max_queued=max_queued
+            )
+
+        # OpenMP keeps helpers for every thread that ever computed. Those of two threads are more than there are
+        # cores, and it then puts them to sleep after every product: a third of the speed. So this thread ends.
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(build).result()
 
     @property
     def info(self) -> ServerInfo:

@@ -1,7 +1,8 @@
 """The scheduler beside its peers: ``generate`` as transformers does it, and the bare model. Prints ratios.
 
 Run from the repository's root: ``python tests/benchmarks/bench_scheduler.py [--quick]``. All ways take
-turns in every round, so that what else the machine does falls on all of them; ratios are of medians.
+turns in every round, so that what else the machine does falls on all of them, each in a thread of its own; ratios are
+of medians.
 ``generate`` answers a sixteenth of the prompts one at a time, and a batch of each size. The bare model is one whole
 batch that neither grows nor shrinks, its prompts read before; the scheduler's own forward passes are all that it does
 for the prompts, reading included. Then come what bfloat16 changes, 64 callers at a time, and the memory of 10,000
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -33,6 +34,7 @@ from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PrivacyStateme
 from tests.benchmarks.replay import record, replay
 from tests.llm.helpers import make_llama, make_tokenizer
 
+Result = TypeVar("Result")
 QUICK = "--quick" in sys.argv
 ROUNDS = 1 if QUICK else 3
 NEW_TOKENS = 48
@@ -85,6 +87,12 @@ def generate(model: Any, tokenizer: Any, prompts: tuple[PerturbedPrompt, ...], r
     return written
 
 
+def alone(work: Callable[[], Result]) -> Result:
+    """Do some work in a thread of its own, so that OpenMP's helpers end with it; ``Scheduler.load`` says why."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
 def counted(written: list[list[int]]) -> int:
     """Return how many tokens were written."""
     return sum(map(len, written))
@@ -129,7 +137,7 @@ def measure(ways: dict[str, Callable[[], int]]) -> dict[str, tuple[float, float]
     for _ in range(ROUNDS):
         for name, write in ways.items():
             clock, processor = time.perf_counter(), time.process_time()
-            tokens = write()
+            tokens = alone(write)
             found = tokens / (time.perf_counter() - clock), tokens / (time.process_time() - processor)
             speeds[name].append(found)
             print(f"  {name:44}{found[0]:8.1f} tokens/s {found[1]:8.1f} tokens a processor second", flush=True)
@@ -143,13 +151,12 @@ def compare_speed() -> Scheduler:
     """Print how many times as fast as its peers the scheduler is."""
     ours = Scheduler.load("smollm2-135m-instruct", instruction=THREE_SHOTS)
     dtype, batch = ours.info.dtype, batch_of(PROMPTS)
-    default, tokenizer = peer("")
-    same, other = peer(dtype)[0], peer(dtype)[0]
-    unpacked = Scheduler(other, tokenizer, name="as it is", instruction=THREE_SHOTS)
+    (default, tokenizer), (same, _), (other, _) = (alone(lambda d=d: peer(d)) for d in ("", dtype, dtype))  # type: ignore[misc]
+    unpacked = alone(lambda: Scheduler(other, tokenizer, name="as it is", instruction=THREE_SHOTS))
     tenants = iter(range(1_000))  # a new one each time, else the answers are found again
     ways: dict[str, Callable[[], int]] = {
         "scheduler": lambda: sum(r.tokens for r in ours.generate(batch, SETTINGS, tenant=str(next(tenants)))),
-        "its own forward passes, nothing beside": again(ours, batch),
+        "its own forward passes, nothing beside": alone(lambda: again(ours, batch)),
         "scheduler, weights as they are": lambda: sum(
             r.tokens for r in unpacked.generate(batch, SETTINGS, tenant=str(next(tenants)))
         ),
@@ -241,11 +248,11 @@ def compare_memory() -> None:
 def main() -> None:
     """Print all comparisons."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    compare_memory()
+    alone(compare_memory)
     ours = compare_speed()
     compare_callers(ours)
     for dtype in ("float32", "bfloat16"):
-        compare_tokens(dtype)
+        alone(lambda dtype=dtype: compare_tokens(dtype))  # type: ignore[misc]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -300,3 +303,23 @@ def test_a_thousand_requests_leave_nothing_behind() -> None:
     assert after - before < 300_000  # bytes; one request that is kept whole has about 3,000
     assert not scheduler._requests
     assert not scheduler._answers.under_way
+
+
+def test_whoever_loads_an_llm_keeps_no_threads_of_openmp() -> None:
+    """Those of two threads are more than there are cores, and OpenMP then sends them to sleep after every product."""
+    program = """
+import psutil, time, torch
+from pdss_fl.llm.instruction import EVERYDAY
+from pdss_fl.llm.scheduler import Scheduler
+torch.set_num_threads(2)
+scheduler = Scheduler.load("smollm2-135m-instruct", instruction=EVERYDAY)
+time.sleep(2)  # threads that read files end
+threads = psutil.Process().num_threads()
+torch.ones(1000, 1000).exp()
+print(psutil.Process().num_threads() - threads)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+    shown = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert int(shown.stdout) == 1, "the caller's first own computation is what starts its helper"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+from safetensors.numpy import load_file, save
 
+from pdss_fl.errors import StoreError
 from pdss_fl.replies import ARRAYS, reported_counts
+from pdss_fl.store import write_atomically
 
 logger = logging.getLogger("pdss_fl.strategy")
 
@@ -36,13 +40,41 @@ def average_weights(answered: Mapping[int, Message]) -> ArrayRecord | None:
     forms = {node: _form(reply.content.get(ARRAYS)) for node, reply in answered.items()}
     most = Counter(form for form in forms.values() if form).most_common(1)
     records = []
-    for node, reply in answered.items():
+    for node, reply in sorted(answered.items()):  # sums of equal floats in equal order
         sent, examples = reply.content.get(ARRAYS), reported_counts(reply).get(_WEIGHT, 0)
         if not isinstance(sent, ArrayRecord) or not most or forms[node] != most[0][0] or examples < 1:
             logger.warning("client %d: its weights are not averaged: they are missing or of another model", node)
             continue
         records.append(RecordDict({ARRAYS: sent, "metrics": MetricRecord({_WEIGHT: examples})}))
     return aggregate_arrayrecords(records, _WEIGHT) if records else None
+
+
+def keep_average(folder: Path, server_round: int, average: ArrayRecord) -> None:
+    """Write a method's average after a round into a folder, beside that of the round before.
+
+    Raises
+    ------
+    StoreError
+        If the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(_path(folder, server_round), save({name: array.numpy() for name, array in average.items()}))
+        _path(folder, server_round - 2).unlink(missing_ok=True)
+    except OSError as err:
+        raise StoreError(
+            f"output-dir: the run's averaged weights cannot be written ({err.strerror}): free space"
+        ) from None
+
+
+def kept_average(folder: Path, server_round: int) -> ArrayRecord | None:
+    """Return what ``keep_average`` wrote after a round; ``None`` if there is none."""
+    path = _path(folder, server_round)
+    return ArrayRecord({name: Array(array) for name, array in load_file(path).items()}) if path.exists() else None
+
+
+def _path(folder: Path, server_round: int) -> Path:
+    return folder / f"{server_round}.safetensors"
 
 
 def _form(record: object) -> tuple[tuple[str, tuple[int, ...]], ...] | None:

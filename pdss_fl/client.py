@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import torch
-
-from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
-from pdss_fl.choices import kept_private, own_settings
+from pdss_fl.choices import own_settings
 from pdss_fl.client_data import load_data
-from pdss_fl.config import IDENTITY, SCRATCH, RunSettings
+from pdss_fl.config import IDENTITY, RunSettings
 from pdss_fl.data.example import Example
 from pdss_fl.data.prompts import public_labels
 from pdss_fl.errors import MessageError, SettingError, StoreError
@@ -38,12 +35,11 @@ from pdss_fl.sharing_settings import OFF
 from pdss_fl.slm.decoder import DecodeRequest, InContextDecoder, align, keep_rationales
 from pdss_fl.slm.encoder_decoder import TrainedDecoder, load_encoder_decoder
 from pdss_fl.slm.evaluate import evaluate
-from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
-from pdss_fl.slm.sharing import load_shared, shared_state
 from pdss_fl.slm.trainer import TrainingItem, train
+from pdss_fl.small_models import SmallModels
 from pdss_fl.store import ClientStore
 from pdss_fl.training import train_settings, training_progress
-from pdss_fl.vocabularies import load_perturber, load_vocabulary
+from pdss_fl.vocabularies import load_perturber
 
 logger = logging.getLogger("pdss_fl.client")
 
@@ -82,6 +78,7 @@ class DistillationClient:
         self.store = ClientStore(directory)
         self.ledger = Ledger(policy.state_dir / "ledger.jsonl", policy.max_epsilon_per_example)
         self.train_examples, self.test_examples = load_data(settings, policy, partition_id, num_partitions)
+        self.models = SmallModels(settings, policy, self.store, self.train_examples)
         if "pdss" in settings.method_names:  # a wrong mechanism is refused before any work, whatever comes first
             self._perturber("pdss", 1)
 
@@ -148,21 +145,20 @@ class DistillationClient:
         rationales = self.store.load_rationales(method)
         items = [TrainingItem(e, rationales.get(e.key, {}).get("decoded")) for e in self.train_examples]
         used = any(item.rationale is not None for item in items)
-        slm = self._load_slm(method)
         if self.settings.sharing.epsilon:  # what is trained on may not depend on any one example
             used = bool(rationales)
         asked = train_settings(self.settings, server_round, used)
         progress = training_progress(self.partition_id, method, asked.steps)
-        if self.settings.sharing.epsilon:
-            cut = train_under_charge(slm, items, asked, self.settings, self.ledger, progress)
-        else:
-            cut = train(slm, items, asked, progress, self.store.checkpoint(method, server_round)).truncated
+        with self.models.changed(method, server_round) as slm:
+            if self.settings.sharing.epsilon:
+                cut = train_under_charge(slm, items, asked, self.settings, self.ledger, progress)
+            else:
+                cut = train(slm, items, asked, progress, self.store.checkpoint(method, server_round)).truncated
         if cut:
             logger.warning(
                 "client %d: %s: %d training rows cut to slm.max-tokens = %d", self.partition_id, method, cut,
-                slm.max_tokens,
+                self.settings.slm.max_tokens,
             )  # fmt: skip
-        self.store.save_slm(method, slm.save, server_round)
 
     def evaluate(self, method: str, server_round: int = 0) -> Metrics:
         """Answer the client's held-out questions with a method's small model; on a retry report the same again.
@@ -181,7 +177,7 @@ class DistillationClient:
             raise StoreError(
                 f"this client has not trained method {method!r} in this run, so it has nothing to evaluate"
             )
-        outcome = evaluate(self._load_slm(method), self.test_examples)
+        outcome = evaluate(self.models.load(method), self.test_examples)
         counts: Metrics = {"num-examples": outcome.total, "correct": outcome.correct}
         if level == "noisy":
             evaluation = f"client {self.partition_id} {method} {server_round}"
@@ -194,16 +190,6 @@ class DistillationClient:
     def shares(self) -> bool:
         """Whether this run averages small models; the node's policy was asked."""
         return self.settings.sharing.mode != OFF
-
-    def shared(self, method: str) -> dict[str, torch.Tensor]:
-        """Return the weights of a method's small model that leave this client, where the run shares them."""
-        return shared_state(self._load_slm(method))
-
-    def adopt(self, method: str, state: Mapping[str, torch.Tensor]) -> None:
-        """Put averaged weights into a method's small model."""
-        slm = self._load_slm(method)
-        load_shared(slm, state)
-        self.store.save_slm(method, slm.save, self.store.slm_round(method))
 
     def _perturber(self, method: str, server_round: int) -> Perturber:
         name = IDENTITY if method == "dss" else self.settings.privacy.mechanism
@@ -269,30 +255,7 @@ class DistillationClient:
         if decoder in ("align", "trained"):
             pairs = [word_pairs(e, p, perturber) for e, p in zip(examples, payloads, strict=True)]
             return [align(text, words) for text, words in zip(texts, pairs, strict=True)]
-        return InContextDecoder(self._load_slm("untrained")).decode(requests)
-
-    def _load_slm(self, method: str) -> SmallModel:
-        """Return a method's small model, or where it has none yet the initial one that all methods share."""
-        if self.store.has_slm(method):
-            return SmallModel.load(self.store.slm_directory(method))
-        if not self.store.has_slm("untrained"):
-            slm = self.settings.slm
-            model = str(bundled_model_path()) if slm.model == BUNDLED_MODEL else slm.model
-            sizes = SlmSettings(model, slm.hidden_size, slm.layers, self.settings.seed, slm.max_tokens, slm.dtype)
-            with kept_private(self.policy.choices, "slm.model"):
-                self.store.save_slm("untrained", create_slm(sizes, self._tokenizer_texts()).save)
-        return SmallModel.load(self.store.slm_directory("untrained"))
-
-    def _tokenizer_texts(self) -> list[str]:
-        """Texts from which a from-scratch model takes its words: public ones and, if it stays here, its own data's."""
-        if self.settings.slm.model != SCRATCH:
-            return []
-        privacy = self.settings.privacy
-        vocabulary = load_vocabulary(privacy.vocabulary, privacy.vocabulary_size, privacy.embeddings)
-        # A shared model's tokens must be the same everywhere, and its words are told with its shape.
-        private = [] if self.shares else self.train_examples
-        own = [" ".join((e.question, *e.choices, e.answer)) for e in private]
-        return [" ".join(vocabulary.tokens), *own]
+        return InContextDecoder(self.models.load("untrained")).decode(requests)
 
 
 def _said(words: Sequence[str]) -> str:

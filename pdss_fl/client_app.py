@@ -68,7 +68,7 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
                 metrics, report = distill_directly(client, method, server_round, offer)
                 report.add_to(content)
             if client.shares:
-                content[ARRAYS] = weights_record(client.shared(method))
+                content[ARRAYS] = weights_record(client.models.shared(method, server_round))
         content[METRICS] = MetricRecord(dict(metrics))
         return Message(content, reply_to=msg)
 

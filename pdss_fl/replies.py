@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, MetricRecord
 
@@ -19,26 +20,32 @@ CLIENT, ARRAYS = "client", "arrays"
 _MAX_REASON_CHARS = 400
 
 
+@dataclass(frozen=True)
+class Absence:
+    """A client that took no part in a step, and why; ``code`` is that of the error it answered with."""
+
+    node: int
+    why: str
+    code: int | None = None
+
+
 def replies_by_node(
     step: str, requests: Iterable[Message], replies: Iterable[Message]
-) -> tuple[dict[int, Message], set[int]]:
-    """Return the good replies by node, and the codes of the others; name everybody else in the log."""
+) -> tuple[dict[int, Message], list[Absence]]:
+    """Return the good replies by node, and everybody else."""
     waiting = {m.metadata.message_id: m.metadata.dst_node_id for m in requests}
     answered: dict[int, Message] = {}
-    codes: set[int] = set()
+    absent: list[Absence] = []
     for reply in replies:
         node = waiting.pop(reply.metadata.reply_to_message_id, None)
         if node is None:
             logger.warning("%s: a reply to nothing that was asked is ignored", step)
         elif reply.has_error():
-            codes.add(reply.error.code)
             reason = printable(reply.error.reason or "", _MAX_REASON_CHARS)
-            logger.warning("%s: client %d failed (code %d): %s", step, node, reply.error.code, reason)
+            absent.append(Absence(node, f"failed (code {reply.error.code}): {reason}", reply.error.code))
         else:
             answered[node] = reply
-    for node in waiting.values():
-        logger.warning("%s: client %d did not answer in time or was lost", step, node)
-    return answered, codes
+    return answered, absent + [Absence(node, "did not answer in time or was lost") for node in waiting.values()]
 
 
 def prompt_payload(reply: Message) -> bytes:

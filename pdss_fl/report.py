@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +19,7 @@ _TITLES = {
     "pdss": "PDSS (perturbed prompts)",
     "dss": "DSS (raw prompts, no privacy)",
 }
+_MOST_ROWS = 10
 
 
 def render_summary(summary: Mapping[str, Any]) -> str:
@@ -35,7 +37,8 @@ def render_summary(summary: Mapping[str, Any]) -> str:
         console.print(client_table(summary["clients"]))
     for line in spread_lines(summary.get("fairness", {})):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
-    for line in (*_noise_lines(summary["accuracy"]), *_privacy_lines(summary["privacy"]), *_cost_lines(summary)):
+    told = (_noise_lines(summary["accuracy"]), _left_out_lines(summary.get("left-out", ())))
+    for line in chain(*told, _privacy_lines(summary["privacy"]), _cost_lines(summary)):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     return out.getvalue().rstrip()
 
@@ -52,6 +55,12 @@ def _noise_lines(accuracies: Mapping[str, Any]) -> list[str]:
     noise = max((row.get("noise", 0.0) for row in accuracies.values() if row), default=0.0)
     text = f"counts of right answers are noisy (standard deviation {noise:.1f} questions); the intervals include that"
     return [text] if noise else []
+
+
+def _left_out_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    told = [f"without client {r['node']} in {r['method']}, round {r['round']}, {r['step']}: {r['why']}" for r in rows]
+    more = [f"and {len(told) - _MOST_ROWS} more, all of them in summary.json"] if len(told) > _MOST_ROWS else []
+    return told[:_MOST_ROWS] + more
 
 
 def _privacy_lines(privacy: Mapping[str, Any] | None) -> list[str]:

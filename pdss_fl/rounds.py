@@ -21,13 +21,14 @@ class MethodState:
         Summed metrics of every whole round.
     trained : set[int]
         Nodes that have a small model of this method.
-    client_metrics, statements, usage
+    client_metrics, left_out, statements, usage
         As in ``StepByStepDistillation``.
     """
 
     results: dict[int, dict[str, Any]] = field(default_factory=dict)
     trained: set[int] = field(default_factory=set)
     client_metrics: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[dict[str, Any]] = field(default_factory=list)
     statements: dict[int, PrivacyStatement] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
 
@@ -41,6 +42,7 @@ class MethodState:
             {int(number): metrics for number, metrics in found["results"].items()},
             set(found["trained"]),
             found["client_metrics"],
+            found["left_out"],
             {int(node): PrivacyStatement(**claim) for node, claim in found["statements"].items()},
             Usage(**found["usage"]),
         )
@@ -56,6 +58,7 @@ class MethodState:
                 results=self.results,
                 trained=sorted(self.trained),
                 client_metrics=self.client_metrics,
+                left_out=self.left_out,
                 statements={node: vars(claim) for node, claim in self.statements.items()},
                 usage=vars(self.usage),
             )

@@ -35,7 +35,7 @@ def adopt_average(client: DistillationClient, method: str, msg: Message) -> None
         state = {name: torch.from_numpy(array.numpy().copy()) for name, array in record.items()}
     except Exception:  # whatever bytes a server may send
         raise MessageError("the request's weights cannot be read") from None
-    client.adopt(method, state)
+    client.models.adopt(method, state)
 
 
 def weights_record(state: Mapping[str, torch.Tensor]) -> ArrayRecord:

@@ -26,19 +26,14 @@ class SharingSettings:
     clip: float = setting(1.0, within(1e-3, 1e3))  # where float32 is far from its ends
 
 
-def check_sharing(sharing: SharingSettings, rationale_filter: str, resume: bool, dtype: str) -> None:
-    """Refuse settings under which ``epsilon`` has no effect or does not hold, or ``resume`` does not.
+def check_sharing(sharing: SharingSettings, rationale_filter: str, dtype: str) -> None:
+    """Refuse settings under which ``epsilon`` has no effect or does not hold.
 
     Raises
     ------
     SettingError
         Naming the two settings that do not go together.
     """
-    if resume and sharing.mode != OFF:
-        raise SettingError(
-            f"resume does not go with sharing.mode = {sharing.mode!r}: averages of an interrupted round are not kept; "
-            "start a new run"
-        )
     if sharing.epsilon and sharing.mode == OFF:
         raise SettingError(f"sharing.epsilon = {sharing.epsilon!r} has no effect while sharing.mode is 'off'")
     if sharing.epsilon and dtype != "float32":

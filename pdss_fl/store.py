@@ -150,6 +150,22 @@ class ClientStore:
         """Return after which round a method's small model was saved; 0 if there is none."""
         return int(self._read(self.slm_directory(method) / _ROUND)) if self.has_slm(method) else 0
 
+    def sent_weights(self, method: str, server_round: int, made: Callable[[], bytes]) -> bytes:
+        """Return the weights that leave after a round as they were made the first time, whatever came in since.
+
+        Kept until those of another round are made.
+        """
+        path = self.directory / "sent" / _name(method) / f"{server_round}.safetensors"
+        try:
+            if not path.exists():
+                content = made()
+                shutil.rmtree(path.parent, ignore_errors=True)
+                path.parent.mkdir(parents=True)
+                write_atomically(path, content)
+            return path.read_bytes()
+        except OSError as err:
+            raise _unwritable(err) from None
+
     def save_rationales(self, method: str, rationales: dict[str, dict[str, Any]]) -> None:
         """Add decoded rationales by example key to those of earlier rounds."""
         path = self._rationales_path(method)
@@ -196,11 +212,11 @@ def _sync_files(directory: Path) -> None:
             os.fsync(file.fileno())
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file's content so that a reader sees the old or the new one, also after a crash."""
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
+    with open(partial, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

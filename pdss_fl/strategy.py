@@ -18,13 +18,13 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
 
 from pdss_fl.asking import ask
-from pdss_fl.averaging import average_weights
+from pdss_fl.averaging import average_weights, keep_average, kept_average
 from pdss_fl.direct import Offer, direct_reports
 from pdss_fl.errors import MessageError, QuorumLost
 from pdss_fl.journal import Journal
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.messages import MAX_PROMPTS, GenerationSettings, PromptBatch, RationaleBatch
-from pdss_fl.replies import ARRAYS, prompt_payload, replies_by_node, reported_client, reported_counts
+from pdss_fl.replies import ARRAYS, Absence, prompt_payload, replies_by_node, reported_client, reported_counts
 from pdss_fl.resume import RunName
 from pdss_fl.rounds import MethodState, begun_with
 
@@ -73,6 +73,8 @@ class StepByStepDistillation(FedAvg):
         What each client claimed about its last batch, by node id.
     client_metrics : list[dict]
         One row a client and phase, as the clients reported.
+    left_out : list[dict]
+        Who took no part in which step of which round, and why.
     failure_codes : set[int]
         Codes of the errors that clients answered with.
     on_metrics : Callable[[str, int, str, Mapping[str, float]], None] | None
@@ -116,7 +118,7 @@ class StepByStepDistillation(FedAvg):
         self._whole = frozenset(self._state.results)  # rounds of an earlier start, which are not done again
         self.usage, self.statements = self._state.usage, self._state.statements
         self.client_metrics = self._state.client_metrics
-        self.failure_codes: set[int] = set()
+        self.left_out, self.failure_codes = self._state.left_out, set[int]()
         self.on_metrics: Callable[[str, int, str, Mapping[str, float]], None] | None = None
         self._sent: list[Message] = []
         self._sent_at = time.monotonic()
@@ -152,9 +154,10 @@ class StepByStepDistillation(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Keep what clients reported; average their weights if they share them."""
+        kept = self.journal.path.parent / "averages" / self.method if self.journal and self.sharing else None
         if server_round in self._whole:
-            return None, None
-        answered = self._answered("distill", self._sent, replies)
+            return (kept_average(kept, server_round) if kept else None), None
+        answered = self._answered("distill", server_round, self._sent, replies)
         self._state.trained |= set(answered)
         if self.offer is not None and self.method != STANDALONE:
             for node, report in direct_reports(answered).items():
@@ -162,6 +165,8 @@ class StepByStepDistillation(FedAvg):
                 self.usage.prompts += report.prompts
                 self.usage.tokens += report.tokens
         average = average_weights(answered) if self.sharing else None
+        if kept and average:
+            keep_average(kept, server_round, average)
         return average, self._aggregate("distill", server_round, answered)
 
     def configure_evaluate(
@@ -181,7 +186,7 @@ class StepByStepDistillation(FedAvg):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up right answers and questions over the clients; the round is whole then."""
         if server_round not in self._whole:
-            answered = self._answered("evaluate", self._sent, replies)
+            answered = self._answered("evaluate", server_round, self._sent, replies)
             total = self._aggregate("evaluate", server_round, answered)
             self._state.keep(self.journal, self.method, server_round, dict(total))
         return MetricRecord(self._state.results[server_round])
@@ -230,13 +235,15 @@ class StepByStepDistillation(FedAvg):
         requests = _requests(dict.fromkeys(node_ids, content), "query.perturb", server_round)
         replies = grid.send_and_receive(requests, timeout=self.perturb_timeout)
         batches: dict[int, PromptBatch] = {}
-        for node, reply in self._answered("query.perturb", requests, replies).items():
+        for node, reply in self._answered("query.perturb", server_round, requests, replies).items():
             try:
                 payload = prompt_payload(reply)
                 batches[node] = PromptBatch.parse(payload, self.max_prompts)
                 self.usage.prompt_bytes += len(payload)
             except MessageError as err:
-                logger.warning("client %d left out of round %d: %s", node, server_round, err.public)
+                self._leave_out(
+                    "query.perturb", server_round, Absence(node, f"left out of round {server_round}: {err.public}")
+                )
         self._check_quorum("query.perturb", len(batches))
         self.statements |= {node: batch.privacy for node, batch in batches.items()}
         self.usage.add_seconds("perturb", started)
@@ -257,7 +264,8 @@ class StepByStepDistillation(FedAvg):
                 try:
                     answers |= ask(self.generator, {node: batch}, self.generation, self.journal, scope)
                 except MessageError as err:
-                    logger.warning("client %d left out: the LLM refuses its prompts: %s", node, err.public)
+                    why = f"left out: the LLM refuses its prompts: {err.public}"
+                    self._leave_out("query.perturb", server_round, Absence(node, why))
             self._check_quorum("query.perturb", len(answers))
         self.usage.prompts += sum(len(batch.rationales) for batch in answers.values())
         self.usage.tokens += sum(rationale.tokens for batch in answers.values() for rationale in batch.rationales)
@@ -277,12 +285,22 @@ class StepByStepDistillation(FedAvg):
             self.on_metrics(self.method, server_round, phase, total)
         return MetricRecord(dict(total))
 
-    def _answered(self, step: str, requests: Iterable[Message], replies: Iterable[Message]) -> dict[int, Message]:
+    def _answered(
+        self, step: str, server_round: int, requests: Iterable[Message], replies: Iterable[Message]
+    ) -> dict[int, Message]:
         """Return the good replies by node, if they are enough."""
-        answered, codes = replies_by_node(step, requests, replies)
-        self.failure_codes |= codes
+        answered, absent = replies_by_node(step, requests, replies)
+        for absence in absent:
+            self._leave_out(step, server_round, absence)
         self._check_quorum(step, len(answered))
         return answered
+
+    def _leave_out(self, step: str, server_round: int, absence: Absence) -> None:
+        logger.warning("%s: client %d %s", step, absence.node, absence.why)
+        place = {"method": self.method, "round": server_round, "step": step}
+        self.left_out.append({**place, "node": absence.node, "why": absence.why})
+        if absence.code is not None:
+            self.failure_codes.add(absence.code)
 
     def _check_quorum(self, step: str, answered: int) -> None:
         if answered < self.quorum:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from pdss_fl.config import RunSettings
+from pdss_fl.sharing_settings import OFF
 from pdss_fl.slm.trainer import TrainSettings
 
 logger = logging.getLogger("pdss_fl.client")
@@ -30,6 +31,8 @@ def training_progress(client: int, method: str, steps: int) -> Callable[[int, fl
 def train_settings(settings: RunSettings, server_round: int, rationales: bool) -> TrainSettings:
     """Return how one round trains: its share of all steps, and labels alone if there are no rationales."""
     distill = settings.distill
+    # Where updates are shared, the client has put them on the model itself: it keeps them from round to round.
+    rank = 0 if settings.sharing.mode != OFF else settings.slm.lora_rank
     return TrainSettings(
         steps=max(1, distill.steps // settings.num_server_rounds),
         batch_size=distill.batch_size,
@@ -37,5 +40,5 @@ def train_settings(settings: RunSettings, server_round: int, rationales: bool) -
         rationale_weight=distill.rationale_weight if rationales else 0.0,
         weight_decay=distill.weight_decay,
         seed=settings.seed * 1000 + server_round,
-        lora_rank=settings.slm.lora_rank,
+        lora_rank=rank,
     )

@@ -49,6 +49,7 @@ def test_an_output_directory_that_cannot_be_made_is_named(tmp_path: Path) -> Non
 def test_the_table_shows_every_number_of_the_summary() -> None:
     summary = {
         "accuracy": {"untrained": accuracy(24, 100), "pdss": accuracy(47, 100), "dss": None},
+        "left-out": [{"method": "pdss", "round": 1, "step": "distill", "node": 7, "why": "was lost"}] * 12,
         "privacy": privacy_summary(statement(8.0)),
         "seconds": {"llm": 61.0},
         "llm": {"model": "tiny", "prompts": 200, "tokens": 4000},
@@ -60,6 +61,8 @@ def test_the_table_shows_every_number_of_the_summary() -> None:
         "47.0%",
         "100",
         "left out",
+        "without client 7 in pdss, round 1, distill: was lost",
+        "and 2 more, all of them in summary.json",
         "epsilon per token 8",
         "per document 80",
         "30.0%",

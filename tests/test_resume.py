@@ -136,6 +136,7 @@ def outcome(run: Path) -> dict[str, Any]:
     del summary["seconds"]
     found: dict[str, Any] = {"summary": summary, "privacy": (run / "privacy.json").read_text()}
     found["metrics"] = (run / "metrics.jsonl").read_text().splitlines()
+    found |= {str(path.relative_to(run)): path.read_bytes() for path in run.glob("averages/*/*")}
     for client in sorted((run / "clients").iterdir()):
         lines = [json.loads(line) for line in (client / "ledger.jsonl").read_text().splitlines()]
         found[f"{client.name} ledger"] = [
@@ -172,15 +173,21 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(
     assert dying.llm.taken == whole.llm.taken
 
 
+SHARED = {"sharing.mode": "fedavg"}
+
+
 @pytest.mark.timeout(3600)
+@pytest.mark.parametrize("changes", [{}, SHARED, {**SHARED, "slm.lora-rank": 2}], ids=["", "fedavg", "lora"])
 def test_at_whatever_point_a_run_dies_it_can_be_resumed(
-    tmp_path: Path, tiny: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], tmp_path: Path, tiny: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = world(tmp_path / "whole", tiny, machine, monkeypatch)
+    if "slm.lora-rank" in changes:
+        changes = {**changes, "slm.model": str(tiny)}
+    whole = world(tmp_path / "whole", tiny, machine, monkeypatch, **changes)
     machine.start()
     expected, points = outcome(whole.start()), machine.points
     for last in range(EVERY, points + 1, EVERY):
-        dying = world(tmp_path / str(last), tiny, machine, monkeypatch)
+        dying = world(tmp_path / str(last), tiny, machine, monkeypatch, **changes)
         machine.start(last)
         with pytest.raises(Killed):
             dying.start()

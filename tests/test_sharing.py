@@ -226,15 +226,68 @@ def test_shared_weights_are_all_weights_and_come_back() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True))
 
 
-def test_only_adapters_are_shared_where_there_are_any() -> None:
-    from peft import LoraConfig, get_peft_model
+LOW_RANK = {"slm.lora-rank": 2, "distill.learning-rate": 0.02}
 
-    slm = small()
-    slm.model = get_peft_model(slm.model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    state = shared_state(slm)
-    assert {name.split(".")[-3] for name in state} == {"lora_A", "lora_B"}
-    load_shared(slm, {name: torch.ones_like(tensor) for name, tensor in state.items()})
-    assert all(bool((tensor == 1).all()) for tensor in shared_state(slm).values())
+
+def low_rank_grid(tmp_path: Path, tiny: Path, clients: int = 2, **changes: Any) -> LoopbackGrid:
+    return grid_of(tmp_path, tiny, [{}] * clients, **{**LOW_RANK, "slm.model": str(tiny), **changes})
+
+
+def test_of_low_rank_training_the_updates_alone_travel_and_are_averaged(tmp_path: Path, tiny: Path) -> None:
+    """The first weights stay as they are for all rounds; a client's model is those and the averaged updates."""
+    grid = low_rank_grid(tmp_path, tiny)
+    result = start(grid)
+    sent = trained(grid)
+    assert len(sent) == 4
+    assert all(".lora_A." in name or ".lora_B." in name for update in sent for name in update)
+    whole = sum(tensor.numel() for tensor in load_file(tiny / "model.safetensors").values())
+    assert sum(array.size for array in sent[0].values()) < whole / 4
+    for name, value in result.arrays.items():
+        np.testing.assert_allclose(value.numpy(), sent[2][name] / 3 + sent[3][name] * 2 / 3, atol=1e-6)
+    updates = {name: value.numpy() for name, value in result.arrays.items()}
+    one, two, first = weights(tmp_path, 1, "standalone"), weights(tmp_path, 2, "standalone"), initial(tmp_path)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    changed = 0
+    for name, before in first.items():
+        down, up = (updates.get(name.replace(".weight", f".lora_{x}.default.weight")) for x in "AB")
+        expected = before.numpy() + (0 if down is None or up is None else 2 * up @ down)
+        np.testing.assert_allclose(one[name].numpy(), expected, atol=1e-6)
+        changed += not np.allclose(expected, before.numpy())
+    assert changed
+
+
+def initial(tmp_path: Path) -> dict[str, torch.Tensor]:
+    return load_file(tmp_path / "s1" / "runs" / "1" / "slm" / "untrained" / "model.safetensors")
+
+
+def test_who_missed_the_first_round_knows_the_model_by_its_updates(tmp_path: Path, tiny: Path) -> None:
+    grid = low_rank_grid(tmp_path, tiny, 3)
+    grid.fail = lambda m: None if (m.metadata.group_id, m.metadata.dst_node_id) == ("1", 3) else False
+    result = start(grid)
+    assert len(trained(grid)) == 2 + 3
+    late = weights(tmp_path, 3, "standalone")
+    assert all(torch.equal(values, late[name]) for name, values in weights(tmp_path, 1, "standalone").items())
+    assert result.arrays
+
+
+def test_low_rank_updates_are_trained_with_privacy_and_charged(tmp_path: Path, tiny: Path) -> None:
+    grid = low_rank_grid(tmp_path, tiny, **DP)
+    start(grid)
+    assert len(charges(tmp_path)) == 2 * 8
+    assert all("lora_" in name for update in trained(grid) for name in update)
+    first, second = trained(grid)[0], trained(grid)[2]
+    assert not any(np.array_equal(first[name], second[name]) for name in first), "noise is in every weight that leaves"
+
+
+def test_whole_weights_are_refused_where_updates_are_shared(tmp_path: Path, tiny: Path) -> None:
+    grid = low_rank_grid(tmp_path, tiny)
+    start(grid)
+    record = ArrayRecord({name: Array(value.numpy()) for name, value in initial(tmp_path).items()})
+    config = ConfigRecord({"method": "standalone", "server-round": 2})
+    before = weights(tmp_path, 1, "standalone")
+    reply = grid.app(Message(RecordDict({"config": config, "arrays": record}), 1, "evaluate"), grid.contexts[1])
+    assert reply.error.code == 105
+    assert all(torch.equal(before[name], values) for name, values in weights(tmp_path, 1, "standalone").items())
 
 
 def test_weights_of_another_model_change_nothing() -> None:

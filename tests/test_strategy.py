@@ -271,8 +271,17 @@ def test_a_client_whose_prompts_the_llm_refuses_is_left_out_alone(
             return super().generate(batch, *rest)
 
     grid = grid_of(tmp_path, tiny)
-    start(grid, Choosy(), quorum=1)
-    assert "the LLM refuses its prompts" in caplog.text
+    strategy = start(grid, Choosy(), quorum=1)
+    assert "the LLM refuses its prompts: too long" in caplog.text
+    for row in strategy.left_out:
+        assert {**row, "node": 0} == {
+            "method": "pdss", "round": 1, "step": "query.perturb", "node": 0,
+            "why": "left out: the LLM refuses its prompts: too long",
+        }  # fmt: skip
+    assert (
+        len({row["node"] for row in strategy.left_out} | {m.metadata.dst_node_id for m in sent(grid, "train.distill")})
+        == 3
+    )
     assert len(sent(grid, "train.distill")) < 3
 
 

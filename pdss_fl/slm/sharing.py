@@ -2,20 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from pdss_fl.errors import MessageError
+from pdss_fl.slm.lora import low_rank
 from pdss_fl.slm.model import SmallModel
 
 _ADAPTER = "lora_"
+_UPDATES = "updates.safetensors"
+
+
+@contextmanager
+def low_rank_updates(initial: SmallModel, rank: int, seed: int, saved: Path) -> Iterator[None]:
+    """Put a method's low-rank updates on the initial small model: inside, they alone are trained and shared.
+
+    Updates of all rounds lie on the same initial weights, so whoever has those knows the model by its updates, however
+    many rounds he missed (FedIT, arXiv 2305.05644). Averages are of the factors, not of their products. At the end the
+    updates are added to the weights, as ``low_rank`` does.
+
+    Parameters
+    ----------
+    initial : SmallModel
+        As it was before any training; changed in place.
+    rank, seed : int
+        As of ``low_rank``; equal for all who share, or averages of first factors would mean nothing.
+    saved : Path
+        A folder in which ``save_updates`` left those of earlier rounds; without any they begin anew.
+    """
+    with low_rank(initial.model, rank, seed):
+        if (saved / _UPDATES).exists():
+            load_shared(initial, load_updates(saved))
+        yield
+
+
+def save_updates(state: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write low-rank updates, which are ``shared_state`` inside of ``low_rank_updates``, beside their model."""
+    save_file(dict(state), folder / _UPDATES)
+
+
+def load_updates(folder: Path) -> dict[str, torch.Tensor]:
+    """Read what ``save_updates`` wrote."""
+    return load_file(folder / _UPDATES)
 
 
 def shared_state(slm: SmallModel) -> dict[str, torch.Tensor]:
     """Return the weights that are averaged, by name, in float32: all, tied ones once.
 
-    Of a model that holds LoRA adapters these alone; ``slm.lora`` merges those of a training into the weights.
+    Of a model on which low-rank updates lie these alone.
     """
     named = dict(slm.model.named_parameters())
     adapters = {name: p for name, p in named.items() if _ADAPTER in name}

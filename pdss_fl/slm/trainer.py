@@ -152,7 +152,7 @@ def train(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(settings.seed)
         try:
-            with low_rank(slm.model, settings.lora_rank):
+            with low_rank(slm.model, settings.lora_rank, settings.seed):
                 done = _optimise(slm, rows, settings, on_step, checkpoint)
         finally:
             slm.model.train(False)

@@ -14,8 +14,9 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,7 +59,7 @@ CHOICES = (
 PROMPTS = [(q.format(thing), c) for thing in THINGS.split() for q in QUESTIONS for c in CHOICES]
 
 
-def batch_of(prompts: list[tuple[str, tuple[str, ...]]]) -> PromptBatch:
+def batch_of(prompts: Sequence[tuple[str, tuple[str, ...]]]) -> PromptBatch:
     """Return a batch of questions with choices."""
     return PromptBatch(tuple(PerturbedPrompt(i, q, c) for i, (q, c) in enumerate(prompts)), STATEMENT)
 
@@ -151,12 +152,12 @@ def compare_speed() -> Scheduler:
     """Print how many times as fast as its peers the scheduler is."""
     ours = Scheduler.load("smollm2-135m-instruct", instruction=THREE_SHOTS)
     dtype, batch = ours.info.dtype, batch_of(PROMPTS)
-    (default, tokenizer), (same, _), (other, _) = (alone(lambda d=d: peer(d)) for d in ("", dtype, dtype))  # type: ignore[misc]
+    (default, tokenizer), (same, _), (other, _) = (alone(partial(peer, name)) for name in ("", dtype, dtype))
     unpacked = alone(lambda: Scheduler(other, tokenizer, name="as it is", instruction=THREE_SHOTS))
     tenants = iter(range(1_000))  # a new one each time, else the answers are found again
     ways: dict[str, Callable[[], int]] = {
         "scheduler": lambda: sum(r.tokens for r in ours.generate(batch, SETTINGS, tenant=str(next(tenants)))),
-        "its own forward passes, nothing beside": alone(lambda: again(ours, batch)),
+        "its own forward passes, nothing beside": again(ours, batch),
         "scheduler, weights as they are": lambda: sum(
             r.tokens for r in unpacked.generate(batch, SETTINGS, tenant=str(next(tenants)))
         ),
@@ -213,7 +214,7 @@ def compare_callers(ours: Scheduler) -> None:
     callers, each = (8, 4) if QUICK else (64, 16)
     prompts = [(f"{q} on day {i}", c) for i in range(8) for q, c in PROMPTS][: callers * each]
     started, processor = time.perf_counter(), time.process_time()
-    alone = len(list(ours.generate(batch_of(prompts), SETTINGS, tenant="alone")))
+    wanted = len(list(ours.generate(batch_of(prompts), SETTINGS, tenant="one")))
     whole, whole_processor = time.perf_counter() - started, time.process_time() - processor
 
     def ask(i: int) -> tuple[int, float]:
@@ -227,7 +228,7 @@ def compare_callers(ours: Scheduler) -> None:
         found = list(pool.map(ask, range(callers)))
     processor = time.process_time() - processor
     print(
-        f"{callers} callers with {each} prompts each: {sum(n for n, _ in found)} of {alone} answered, the slowest "
+        f"{callers} callers with {each} prompts each: {sum(n for n, _ in found)} of {wanted} answered, the slowest "
         f"after {max(seconds for _, seconds in found) / whole:.2f} of the time that one caller takes with all "
         f"(all of them {processor / whole_processor:.2f} of its processor time)"
     )
@@ -252,7 +253,7 @@ def main() -> None:
     ours = compare_speed()
     compare_callers(ours)
     for dtype in ("float32", "bfloat16"):
-        alone(lambda dtype=dtype: compare_tokens(dtype))  # type: ignore[misc]
+        alone(partial(compare_tokens, dtype))
 
 
 if __name__ == "__main__":

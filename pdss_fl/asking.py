@@ -8,10 +8,11 @@ from typing import TypeVar
 
 from pdss_fl.journal import Journal, digest_of
 from pdss_fl.llm.protocol import RationaleGenerator
-from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch, RationaleBatch
+from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch, Rationale, RationaleBatch
 from pdss_fl.usage import Progress
 
 _Owner = TypeVar("_Owner", bound=Hashable)
+_Text = tuple[str, tuple[str, ...]]
 
 
 def ask(
@@ -47,28 +48,38 @@ def ask(
     """
     names = {owner: f"{scope}{digest_of(batch)}" for owner, batch in batches.items()}
     found = {owner: journal.answers(name) if journal else {} for owner, name in names.items()}
-    open_: dict[tuple[str, tuple[str, ...]], list[tuple[_Owner, int]]] = {}
+    known = {_text(p): found[o][p.ordinal] for o, b in batches.items() for p in b.prompts if p.ordinal in found[o]}
+    open_: dict[_Text, list[tuple[_Owner, int]]] = {}
     for owner, batch in batches.items():
         for prompt in batch.prompts:
             if prompt.ordinal not in found[owner]:
-                open_.setdefault((prompt.question, prompt.choices), []).append((owner, prompt.ordinal))
+                open_.setdefault(_text(prompt), []).append((owner, prompt.ordinal))
     progress = Progress(sum(map(len, open_.values())))
+
+    def give(text: _Text, written: Rationale) -> None:
+        for owner, ordinal in open_.pop(text):
+            answer = replace(written, ordinal=ordinal)
+            if journal:
+                journal.add_answer(names[owner], answer)
+            found[owner][ordinal] = answer
+            progress.one_more()
+            written = replace(written, tokens=0)  # the others of equal text cost nothing
+
+    for text in [text for text in open_ if text in known]:  # whoever asked died while the owners of a text got its answer
+        give(text, replace(known[text], tokens=0))
     for texts in _slices(list(open_), generator.info.max_prompts if open_ else 1):
         weakest = max((b.privacy for b in batches.values()), key=lambda p: p.epsilon_per_token)
         prompts = tuple(PerturbedPrompt(i, *text) for i, text in enumerate(texts))
         for rationale in generator.generate(PromptBatch(prompts, weakest), settings):
-            written = rationale
-            for owner, ordinal in open_[texts[rationale.ordinal]]:
-                answer = replace(written, ordinal=ordinal)
-                if journal:
-                    journal.add_answer(names[owner], answer)
-                found[owner][ordinal] = answer
-                progress.one_more()
-                written = replace(rationale, tokens=0)  # the others of equal text cost nothing
+            give(texts[rationale.ordinal], rationale)
     model = generator.info.model
     return {owner: RationaleBatch(tuple(rows.values()), model) for owner, rows in found.items()}
 
 
-def _slices(texts: list[tuple[str, tuple[str, ...]]], size: int) -> Iterator[list[tuple[str, tuple[str, ...]]]]:
+def _text(prompt: PerturbedPrompt) -> _Text:
+    return prompt.question, prompt.choices
+
+
+def _slices(texts: list[_Text], size: int) -> Iterator[list[_Text]]:
     for start in range(0, len(texts), size):
         yield texts[start : start + size]

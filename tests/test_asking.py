@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pdss_fl.asking import ask
+from pdss_fl.journal import Journal
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PrivacyStatement, PromptBatch
 from tests.harness import EchoGenerator
 
@@ -34,3 +38,23 @@ def test_distinct_texts_are_asked_once_and_everybody_is_answered(sent: dict[str,
         assert said == {i: f"{q} a b" for i, q in enumerate(questions)}
     generated = sum(r.tokens for found in answers.values() for r in found.rationales)
     assert generated == 3 * len(asked), "what was written once is counted once"
+
+
+@given(st.integers(0, 6))
+def test_an_answer_that_some_owners_of_a_text_have_is_not_asked_for_again(whole: int) -> None:
+    """Whoever asks dies after any number of lines of the journal, which has one for every owner of a text."""
+    sent = {owner: batch(["p", "q", "p"]) for owner in ("x", "y")}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "journal.jsonl"
+        expected = ask(EchoGenerator(), sent, GenerationSettings(), Journal(path))
+        lines = path.read_bytes().splitlines(keepends=True)
+        assert len(lines) == 6
+        path.write_bytes(b"".join(lines[:whole]))
+        told = {json.loads(line)["text"] for line in lines[:whole]}
+        llm = EchoGenerator()
+        answers = ask(llm, sent, GenerationSettings(), Journal(path))
+        asked = [f"{prompt.question} a b" for request in llm.seen for prompt in request.prompts]
+        assert sorted(asked) == sorted({"p a b", "q a b"} - told)
+        for owner in sent:
+            texts = {r.ordinal: r.text for r in answers[owner].rationales}
+            assert texts == {r.ordinal: r.text for r in expected[owner].rationales}

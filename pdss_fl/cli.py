@@ -81,7 +81,9 @@ def run(
     ] = None,
     clients: Annotated[int, typer.Option(min=1, help="Simulated clients.")] = 2,
     app_directory: Annotated[Path, typer.Option("--app", help="The Flower app's folder.")] = Path("."),
-    output: Annotated[Path, typer.Option(help="Where run directories are made.")] = Path("runs"),
+    output: Annotated[Path, typer.Option(help="Where run directories are made, unless -c gives output-dir.")] = Path(
+        "runs"
+    ),
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the last unfinished run of equal settings in --output.")
     ] = False,
@@ -90,7 +92,9 @@ def run(
     from pdss_fl.launcher import run_simulation
     from pdss_fl.report import render_summary
 
-    overrides = [f'output-dir="{output.resolve()}"', *(["resume=true"] if resume else []), *(run_config or [])]
+    overrides = [*(["resume=true"] if resume else []), *(run_config or [])]
+    if not any("output-dir=" in override for override in overrides):
+        overrides.append(f'output-dir="{output.resolve()}"')
     path = run_simulation(app_directory.resolve(), overrides, clients)
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
     typer.echo(render_summary(summary))

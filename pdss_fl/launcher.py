@@ -9,13 +9,14 @@ import subprocess
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from pdss_fl.errors import SettingError
 from pdss_fl.logs import LOG_PREFIX
 from pdss_fl.processes import end, flower_environment, free_port, program
+from pdss_fl.run_bars import RunBars
 
 _CONNECTION = "pdss"
 _RAY_PREFIX = re.compile(r"^(\x1b\[\d+m)?\(ClientAppActor[^)]*\)(\x1b\[0m)? ")
@@ -44,7 +45,7 @@ def run_simulation(app: Path, run_config: Sequence[str], clients: int, home: Pat
     """
     if not (app / "pyproject.toml").is_file():
         raise SettingError(f"--app = {str(app)!r} holds no pyproject.toml: name the Flower app's folder")
-    with _flower_home(home) as flower_home, _superlink(flower_home) as environment:
+    with RunBars() as bars, _flower_home(home) as flower_home, _superlink(flower_home) as environment:
         command = [program("flwr"), "run", str(app), _CONNECTION, "--stream"]
         command += ["--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1"]
         overrides = list(run_config)
@@ -54,14 +55,14 @@ def run_simulation(app: Path, run_config: Sequence[str], clients: int, home: Pat
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
-            found, others = _follow(process.stdout or ())
+            found, others = _follow(process.stdout or (), bars.show)
     if found is None:
         print("".join(others), end="", flush=True)
         raise SettingError("the run ended without a result; the lines above say why")
     return found
 
 
-def _follow(lines: Iterable[str]) -> tuple[Path | None, deque[str]]:
+def _follow(lines: Iterable[str], show: Callable[[str], None]) -> tuple[Path | None, deque[str]]:
     """Show this project's own log lines once each; return the result's path and the last other lines.
 
     Flower's log stream repeats a chunk now and then; the lines carry the time, so equal ones are repeats.
@@ -73,7 +74,7 @@ def _follow(lines: Iterable[str]) -> tuple[Path | None, deque[str]]:
             found = Path(line.removeprefix("results: ").strip())
         elif line.startswith(LOG_PREFIX):
             if line not in shown:
-                print(line, end="", flush=True)
+                show(line)
             shown.add(line)
         else:
             others.append(raw)

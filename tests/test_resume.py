@@ -189,9 +189,13 @@ def test_at_whatever_point_a_run_dies_it_can_be_resumed(
     for last in range(EVERY, points + 1, EVERY):
         dying = world(tmp_path / str(last), tiny, machine, monkeypatch, **changes)
         machine.start(last)
-        with pytest.raises(Killed):
+        try:
             dying.start()
-        machine.start()
+        except Killed:
+            machine.start()
+        else:  # the very first run on a machine writes a few files more, which have points of their own
+            assert last > points - 20
+            break
         run = dying.start_or_resume()
         assert not differences(expected, outcome(run)), f"killed at point {last} of {points}"
         assert dying.llm.asked_again == []

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -14,6 +17,7 @@ import pytest
 
 from pdss_fl.errors import SettingError
 from pdss_fl.launcher import run_simulation
+from pdss_fl.processes import end, free_port, program
 from tests.test_imports import MODULES, PACKAGE, reached_from
 
 ROOT = Path(__file__).parent.parent
@@ -151,6 +155,48 @@ def test_an_unknown_mechanism_ends_the_run_with_one_clear_line(
     assert "privacy.mechanism" in shown
     assert "magic" in shown
     assert "staircase" in shown
+
+
+@pytest.fixture
+def ray_cluster(tmp_path: Path) -> Iterator[tuple[str, set[int]]]:
+    """A Ray cluster of two nodes with one processor each, as ``examples/scale`` starts it: address and raylets."""
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    port, started = free_port(), []
+    for where in (["--head", "--port", str(port)], ["--address", f"127.0.0.1:{port}"]):
+        command = [program("ray"), "start", *where, "--num-cpus", "1", "--block", "--disable-usage-stats"]
+        log = tmp_path / f"ray{len(started)}.log"
+        with open(log, "w") as out:
+            started.append(subprocess.Popen(command, env=environment, stdout=out, stderr=out))
+        wait_until(lambda log=log: "--block" in log.read_text())  # type: ignore[misc]
+    family = [child for node in started for child in psutil.Process(node.pid).children(recursive=True)]
+    yield f"127.0.0.1:{port}", {child.pid for child in family if "raylet" in child.name()}
+    for node in reversed(started):
+        end(node)
+
+
+def wait_until(said: Callable[[], bool]) -> None:
+    until = time.monotonic() + 120
+    while not said():
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def test_a_simulation_runs_on_all_machines_of_the_ray_cluster_that_it_is_told_of(
+    ray_cluster: tuple[str, set[int]], app_copy: Path, data: Path, tiny: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    address, raylets = ray_cluster
+    assert len(raylets) == 2
+    trace = tmp_path / "trace"
+    trace.mkdir()
+    app = Path(shutil.copytree(app_copy, tmp_path / "app"))
+    with open(app / "pdss_fl" / "client_app.py", "a") as file:
+        file.write(f"\nimport os\n(_Path({str(trace)!r}) / str(os.getppid())).touch()\n")
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    overrides = [*small(tiny, data, tmp_path / "runs"), "methods='standalone'"]
+    run = run_simulation(app, overrides, clients=2, home=tmp_path / "flwr")
+    assert len(json.loads((run / "summary.json").read_text())["clients"]) == 2
+    assert raylets <= {int(path.name) for path in trace.iterdir()}
 
 
 def test_no_process_is_left_behind(finished: Path) -> None:

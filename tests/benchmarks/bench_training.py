@@ -1,6 +1,7 @@
 """What it saves to train both tasks in one packed pass instead of two separate ones.
 
-Run: ``python tests/benchmarks/bench_training.py``; ``--rounds N`` for more rounds. The small model of the built-in set
+Run: ``python tests/benchmarks/bench_training.py``; ``--rounds N`` for more rounds, ``--data FILE`` for other questions
+with rationales (JSONL) than the built-in ones, which are nearly of one length. The small model of the built-in set
 (from scratch, width 96, 2 layers) takes training steps of 16 private questions with their reference rationales: rows
 to tensors, forward, backward, clipping, AdamW. Four ways, one after the other in every round, each on the same draw:
 
@@ -21,12 +22,14 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pdss_fl.config import RunSettings
 from pdss_fl.data.everyday import private_examples
+from pdss_fl.data.sources import read_jsonl
 from pdss_fl.slm.collator import Batch, Row, batch_of, encode_row
 from pdss_fl.slm.loss import LABEL, RATIONALE, multi_task_loss, weighted_loss
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
@@ -34,20 +37,22 @@ from pdss_fl.slm.packing import keeps_texts_apart, pack
 from pdss_fl.slm.prompts import label_prompt, rationale_prompt
 from pdss_fl.vocabularies import load_vocabulary
 
-FIXED = 128
+FIXED, MAX_TOKENS = 128, 256
 RUN = RunSettings()
 WEIGHT = RUN.distill.rationale_weight
 
 Pairs = Sequence[Sequence[Row]]
 
 
-def load() -> tuple[SmallModel, list[list[Row]]]:
-    """Return a client's small model of the default run and the rows of its training examples."""
-    examples = private_examples()[: RUN.data.train_examples]
+def load(file: Path | None) -> tuple[SmallModel, list[list[Row]]]:
+    """Return a client's small model of the default run and the rows of its training examples, or of a file's."""
+    found = [e for e in read_jsonl(file) if e.rationale] if file else private_examples()
+    examples = found[: RUN.data.train_examples]
     privacy = RUN.privacy
-    words = load_vocabulary(privacy.vocabulary, privacy.vocabulary_size, privacy.embeddings).tokens
+    name, size = ("english", 4_000) if file else (privacy.vocabulary, privacy.vocabulary_size)
+    words = load_vocabulary(name, size, privacy.embeddings).tokens
     own = [" ".join((e.question, *e.choices, e.answer)) for e in examples]
-    slm = create_slm(SlmSettings(hidden_size=96, layers=2, max_tokens=RUN.slm.max_tokens), [" ".join(words), *own])
+    slm = create_slm(SlmSettings(hidden_size=96, layers=2, max_tokens=MAX_TOKENS), [" ".join(words), *own])
     rows = [
         [
             encode_row(slm, label_prompt(e), e.answer, LABEL),
@@ -98,9 +103,11 @@ def main() -> None:
     """Print one line for every way."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=60)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--data", type=Path)
+    given = parser.parse_args()
+    rounds = given.rounds
     torch.set_num_threads(1)
-    slm, rows = load()
+    slm, rows = load(given.data)
     assert keeps_texts_apart(slm)
     slm.model.train()
     optimizer = torch.optim.AdamW(slm.model.parameters(), lr=0.0, fused=True)  # no way gets ahead of another

@@ -140,6 +140,23 @@ def test_connections_are_bounded() -> None:
     server.stop(grace=0)
 
 
+def test_more_calls_on_one_connection_than_it_may_have_wait_at_the_client() -> None:
+    server = serve(EchoGenerator(), port=0, limits=ServiceLimits(max_streams=2))
+    asked, own = health_pb2.HealthCheckRequest(), [("grpc.use_local_subchannel_pool", 1)]
+    with grpc.insecure_channel(server.address, own) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        watching = [stub.Watch(asked) for _ in range(2)]
+        assert [next(watch).status for watch in watching] == [SERVING] * 2
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.Check(asked, timeout=1)
+        assert refused.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert answered(server.address) == 3, "other connections have calls of their own"
+        watching[0].cancel()
+        assert stub.Check(asked, timeout=30).status == SERVING
+        watching[1].cancel()
+    server.stop(0)
+
+
 def _can_ask(address: str) -> bool:
     try:
         return checked(address) == SERVING

@@ -65,9 +65,8 @@ def ask(
             progress.one_more()
             written = replace(written, tokens=0)  # the others of equal text cost nothing
 
-    for text in [
-        text for text in open_ if text in known
-    ]:  # whoever asked died while the owners of a text got its answer
+    # Whoever asked may have died while the owners of a text got its answer.
+    for text in [text for text in open_ if text in known]:
         give(text, replace(known[text], tokens=0))
     for texts in _slices(list(open_), generator.info.max_prompts if open_ else 1):
         weakest = max((b.privacy for b in batches.values()), key=lambda p: p.epsilon_per_token)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from pdss_fl.errors import StoreError
@@ -18,7 +20,11 @@ from pdss_fl.store import write_atomically
 
 logger = logging.getLogger("pdss_fl.strategy")
 
+AVERAGES = "averages"
+"""The folder of a run directory in which the newest averages lie until the run ends."""
+
 _WEIGHT = "num-examples"
+_RESERVED = "__metadata__"  # of the format in which averages are kept
 
 
 def average_weights(answered: Mapping[int, Message]) -> ArrayRecord | None:
@@ -37,15 +43,19 @@ def average_weights(answered: Mapping[int, Message]) -> ArrayRecord | None:
     ArrayRecord | None
         ``None`` if nobody sent any weights.
     """
-    forms = {node: _form(reply.content.get(ARRAYS)) for node, reply in answered.items()}
+    forms = {node: _form(reply.content.get(ARRAYS)) for node, reply in sorted(answered.items())}
     most = Counter(form for form in forms.values() if form).most_common(1)
     records = []
-    for node, reply in sorted(answered.items()):  # sums of equal floats in equal order
+    for node, reply in answered.items():
         sent, examples = reply.content.get(ARRAYS), reported_counts(reply).get(_WEIGHT, 0)
         if not isinstance(sent, ArrayRecord) or not most or forms[node] != most[0][0] or examples < 1:
             logger.warning("client %d: its weights are not averaged: they are missing or of another model", node)
             continue
         records.append(RecordDict({ARRAYS: sent, "metrics": MetricRecord({_WEIGHT: examples})}))
+    # Floats that are added in another order may give another sum, and a resumed run has other node ids.
+    records.sort(
+        key=lambda record: hashlib.sha256(b"".join(a.data for a in record.array_records[ARRAYS].values())).digest()
+    )
     return aggregate_arrayrecords(records, _WEIGHT) if records else None
 
 
@@ -58,8 +68,9 @@ def keep_average(folder: Path, server_round: int, average: ArrayRecord) -> None:
         If the folder cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(_path(folder, server_round), save({name: array.numpy() for name, array in average.items()}))
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        arrays = {name: np.ascontiguousarray(array.numpy()) for name, array in average.items()}
+        write_atomically(_path(folder, server_round), save(arrays))
         _path(folder, server_round - 2).unlink(missing_ok=True)
     except OSError as err:
         raise StoreError(
@@ -68,9 +79,20 @@ def keep_average(folder: Path, server_round: int, average: ArrayRecord) -> None:
 
 
 def kept_average(folder: Path, server_round: int) -> ArrayRecord | None:
-    """Return what ``keep_average`` wrote after a round; ``None`` if there is none."""
+    """Return what ``keep_average`` wrote after a round; ``None`` if there is none.
+
+    Raises
+    ------
+    StoreError
+        If it is damaged.
+    """
     path = _path(folder, server_round)
-    return ArrayRecord({name: Array(array) for name, array in load_file(path).items()}) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return ArrayRecord({name: Array(array) for name, array in load_file(path).items()})
+    except (OSError, SafetensorError):
+        raise StoreError(f"{path.name} of the run's averages is damaged: start a new run without resume") from None
 
 
 def _path(folder: Path, server_round: int) -> Path:
@@ -79,7 +101,7 @@ def _path(folder: Path, server_round: int) -> Path:
 
 def _form(record: object) -> tuple[tuple[str, tuple[int, ...]], ...] | None:
     """Return names and shapes of finite float arrays; ``None`` for anything else."""
-    if not isinstance(record, ArrayRecord):
+    if not isinstance(record, ArrayRecord) or _RESERVED in record:
         return None
     try:
         arrays = {name: array.numpy() for name, array in record.items()}

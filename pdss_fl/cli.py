@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -85,7 +86,7 @@ def run(
         "runs"
     ),
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the last unfinished run of equal settings in --output.")
+        bool, typer.Option("--resume", help="Go on with the last unfinished run of equal settings.")
     ] = False,
 ) -> None:
     """Simulate a whole run with a SuperLink of its own, and end that SuperLink."""
@@ -93,7 +94,7 @@ def run(
     from pdss_fl.report import render_summary
 
     overrides = [*(["resume=true"] if resume else []), *(run_config or [])]
-    if not any("output-dir=" in override for override in overrides):
+    if not any(re.search(r"(^|\s)output-dir\s*=", override) for override in overrides):
         overrides.append(f'output-dir="{output.resolve()}"')
     path = run_simulation(app_directory.resolve(), overrides, clients)
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))

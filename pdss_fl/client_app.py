@@ -30,7 +30,7 @@ from pdss_fl.policy import NodePolicy
 from pdss_fl.relay import relay_mod
 from pdss_fl.replies import ARRAYS, CLIENT
 from pdss_fl.resume import RunName, fingerprint
-from pdss_fl.sharing import adopt_average, weights_record
+from pdss_fl.sharing import UNTRAINED, adopt_average, weights_record
 from pdss_fl.simulation import in_simulation
 
 PROMPTS, RATIONALES, CONFIG, METRICS, PAYLOAD = "prompts", "rationales", "config", "metrics", "payload"
@@ -58,6 +58,8 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     @app.train("distill")
     def distill(msg: Message, context: Context) -> Message:
         method, server_round = _asked(msg)
+        if method == UNTRAINED:
+            raise MessageError("the untrained model is what all methods start from: it is not trained")
         offer, content, client = Offer.find_in(msg.content), RecordDict(), _client(context, msg)
         with client.store.busy("train"):
             if client.store.slm_round(method) < server_round:  # else a retry would lose what was trained

@@ -31,7 +31,7 @@ def render_summary(summary: Mapping[str, Any]) -> str:
     for method, row in summary["accuracy"].items():
         table.add_row(_TITLES.get(method, method), *_accuracy_cells(row))
     out = io.StringIO()
-    console = Console(file=out, width=100)
+    console = Console(file=out, width=100, emoji=False)
     console.print(table)
     if summary.get("clients"):
         console.print(client_table(summary["clients"]))

@@ -42,7 +42,7 @@ class MethodState:
             {int(number): metrics for number, metrics in found["results"].items()},
             set(found["trained"]),
             found["client_metrics"],
-            found["left_out"],
+            found.get("left_out", []),
             {int(node): PrivacyStatement(**claim) for node, claim in found["statements"].items()},
             Usage(**found["usage"]),
         )

@@ -40,7 +40,7 @@ class RunBars:
 
     def show(self, line: str) -> None:
         """Show a line of the run's log, which ends with a line break, and move the bar of what it counts."""
-        self._bars.console.print(line, end="", markup=False, highlight=False, soft_wrap=True)
+        self._bars.console.print(line, end="", markup=False, highlight=False, emoji=False, soft_wrap=True)
         for pattern, name in _COUNTS:
             if found := pattern.search(line):
                 self._move(name.format(**found.groupdict()), int(found["done"]), int(found["total"]))
@@ -48,4 +48,6 @@ class RunBars:
     def _move(self, name: str, done: int, total: int) -> None:
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(name)
+        elif done < self._bars.tasks[self._tasks[name]].completed:  # the next round counts anew
+            self._bars.reset(self._tasks[name])
         self._bars.update(self._tasks[name], completed=done, total=total, visible=done < total)

@@ -7,6 +7,7 @@ prompts, and adds up the counts that they report.
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
+from pdss_fl.averaging import AVERAGES
 from pdss_fl.config import RunSettings
 from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.direct import Offer
@@ -89,16 +91,34 @@ def _compare(
         logger.info("method %s starts", method)
         strategies[method] = _strategy(generator, method, settings, run_id, name, journal)
         strategies[method].on_metrics = tracking.on_metrics
-        outcome[method] = _run_method(grid, strategies[method], settings)
+        try:
+            outcome[method] = _run_method(grid, strategies[method], settings)
+        except QuorumLost:  # the summary says who was missing
+            outcome[method] = None
+            _write(directory, outcome, strategies, generator, load_seconds)
+            raise
         # Written after every method, so that one that fails takes nothing of the others with it.
-        directory.write_metrics(row for strategy in strategies.values() for row in strategy.client_metrics)
-        claims = {m: [vars(s) for s in strategy.statements.values()] for m, strategy in strategies.items()}
-        directory.write("privacy.json", {"statements": claims})
-        summary = _summary(outcome, strategies, generator, load_seconds)
-        directory.write("summary.json", summary)
+        summary = _write(directory, outcome, strategies, generator, load_seconds)
     tracking.on_end(summary)
     directory.write("run.json", {"name": name.text, "ended": True})
+    shutil.rmtree(directory.path / AVERAGES, ignore_errors=True)  # nobody resumes from them any more
     print(render_summary(summary), flush=True)
+
+
+def _write(
+    directory: RunDirectory,
+    outcome: dict[str, Any],
+    strategies: dict[str, StepByStepDistillation],
+    generator: RationaleGenerator | None,
+    load_seconds: float,
+) -> dict[str, Any]:
+    """Write what is known of the methods so far; returns the summary."""
+    directory.write_metrics(row for strategy in strategies.values() for row in strategy.client_metrics)
+    claims = {m: [vars(s) for s in strategy.statements.values()] for m, strategy in strategies.items()}
+    directory.write("privacy.json", {"statements": claims})
+    summary = _summary(outcome, strategies, generator, load_seconds)
+    directory.write("summary.json", summary)
+    return summary
 
 
 def _open_run(settings: RunSettings, run_id: int) -> tuple[RunName, RunDirectory]:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
 from pdss_fl.choices import kept_private
 from pdss_fl.config import SCRATCH, RunSettings
 from pdss_fl.data.example import Example
+from pdss_fl.errors import MessageError, StoreError
 from pdss_fl.policy import NodePolicy
 from pdss_fl.sharing_settings import OFF
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
-from pdss_fl.slm.sharing import load_shared, load_updates, low_rank_updates, save_updates, shared_state
+from pdss_fl.slm.sharing import load_shared, low_rank_updates, shared_state, updates_file
 from pdss_fl.store import ClientStore
 from pdss_fl.vocabularies import load_vocabulary
 
@@ -75,22 +78,36 @@ class SmallModels:
 
         def write(folder: Path) -> None:
             slm.save(folder)
-            save_updates(updates, folder)
+            save_file(updates, updates_file(folder))
 
         self._store.save_slm(method, write, server_round)
 
     def shared(self, method: str, server_round: int) -> dict[str, torch.Tensor]:
-        """Return the weights that leave this client after a round, where the run shares them; on a retry the same."""
-        return load(self._store.sent_weights(method, server_round, lambda: save(self._trained(method))))
+        """Return the weights that leave this client after a round, where the run shares them; on a retry the same.
+
+        Raises
+        ------
+        MessageError
+            If the newest training is that of another round.
+        """
+        path = self._store.sent_weights(method, server_round)
+        if not path.exists():
+            if self._store.slm_round(method) != server_round:
+                raise MessageError(f"the weights of round {server_round} are not kept any more, or not trained yet")
+            self._store.save_sent(method, server_round, partial(save_file, self._trained(method)))
+        return _read(path)
 
     def adopt(self, method: str, state: Mapping[str, torch.Tensor]) -> None:
         """Put averaged weights into a method's small model; raises ``MessageError`` if they are of another one."""
-        with self.changed(method, self._store.slm_round(method)) as slm:
+        done = self._store.slm_round(method)
+        if done:
+            self.shared(method, done)  # what was trained may not have left yet, and is kept for that
+        with self.changed(method, done) as slm:
             load_shared(slm, state)
 
     def _trained(self, method: str) -> dict[str, torch.Tensor]:
         if self._shares_updates:
-            return load_updates(self._store.slm_directory(method))
+            return _read(updates_file(self._store.slm_directory(method)))
         return shared_state(self.load(method))
 
     def _tokenizer_texts(self) -> list[str]:
@@ -103,3 +120,10 @@ class SmallModels:
         private = [] if self._shares else self._examples
         own = [" ".join((e.question, *e.choices, e.answer)) for e in private]
         return [" ".join(vocabulary.tokens), *own]
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as err:
+        raise StoreError("weights below this node's state-dir are damaged; remove them", f"{path}: {err}") from None

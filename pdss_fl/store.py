@@ -150,20 +150,22 @@ class ClientStore:
         """Return after which round a method's small model was saved; 0 if there is none."""
         return int(self._read(self.slm_directory(method) / _ROUND)) if self.has_slm(method) else 0
 
-    def sent_weights(self, method: str, server_round: int, made: Callable[[], bytes]) -> bytes:
-        """Return the weights that leave after a round as they were made the first time, whatever came in since.
+    def sent_weights(self, method: str, server_round: int) -> Path:
+        """Return where the weights that left after a round are, so that a retry sends them, whatever came in since."""
+        return self.directory / "sent" / _name(method) / f"{server_round}.safetensors"
 
-        Kept until those of another round are made.
-        """
-        path = self.directory / "sent" / _name(method) / f"{server_round}.safetensors"
+    def save_sent(self, method: str, server_round: int, save: Callable[[Path], None]) -> None:
+        """Let ``save`` write the weights that leave after a round; those of earlier rounds are removed."""
+        path = self.sent_weights(method, server_round)
+        new = path.parent.with_name(f".{method}-new")
         try:
-            if not path.exists():
-                content = made()
-                shutil.rmtree(path.parent, ignore_errors=True)
-                path.parent.mkdir(parents=True)
-                write_atomically(path, content)
-            return path.read_bytes()
-        except OSError as err:
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+            save(new / path.name)
+            _sync_files(new)
+            shutil.rmtree(path.parent, ignore_errors=True)
+            new.rename(path.parent)
+        except (OSError, SafetensorError) as err:
             raise _unwritable(err) from None
 
     def save_rationales(self, method: str, rationales: dict[str, dict[str, Any]]) -> None:

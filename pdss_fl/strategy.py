@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.serverapp.strategy.strategy_utils import sample_nodes
 
 from pdss_fl.asking import ask
-from pdss_fl.averaging import average_weights, keep_average, kept_average
+from pdss_fl.averaging import AVERAGES, average_weights, keep_average, kept_average
 from pdss_fl.direct import Offer, direct_reports
 from pdss_fl.errors import MessageError, QuorumLost
 from pdss_fl.journal import Journal
@@ -154,7 +154,7 @@ class StepByStepDistillation(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Keep what clients reported; average their weights if they share them."""
-        kept = self.journal.path.parent / "averages" / self.method if self.journal and self.sharing else None
+        kept = self.journal.path.parent / AVERAGES / self.method if self.journal and self.sharing else None
         if server_round in self._whole:
             return (kept_average(kept, server_round) if kept else None), None
         answered = self._answered("distill", server_round, self._sent, replies)

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from pdss_fl.averaging import average_weights
+from pdss_fl.averaging import average_weights, keep_average, kept_average
 from pdss_fl.client_app import create_client_app
 from pdss_fl.config import RunSettings
-from pdss_fl.errors import MessageError, QuorumLost, SettingError
+from pdss_fl.errors import MessageError, QuorumLost, SettingError, StoreError
 from pdss_fl.privacy import Ledger
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
 from pdss_fl.slm.sharing import load_shared, shared_state
@@ -172,13 +174,13 @@ def test_who_cannot_pay_sends_no_weights(tmp_path: Path, tiny: Path) -> None:
 def test_a_training_that_is_repeated_pays_again_and_a_retried_request_does_not(tmp_path: Path, tiny: Path) -> None:
     grid = grid_of(tmp_path, tiny, [{}], **DP)
     start(grid, quorum=1)
-    first = next(m for m in grid.requests if m.metadata.message_type == "train.distill")
-    assert not grid.app(first, grid.contexts[1]).has_error()
+    last = [m for m in grid.requests if m.metadata.message_type == "train.distill"][-1]
+    assert not grid.app(last, grid.contexts[1]).has_error()
     assert len(charges(tmp_path)) == 16
     files = tmp_path / "s1" / "runs" / "1"  # as if it had crashed before these were written
-    (files / "metrics" / "standalone-1.json").unlink()
+    (files / "metrics" / "standalone-2.json").unlink()
     shutil.rmtree(files / "slm" / "standalone")
-    assert not grid.app(first, grid.contexts[1]).has_error()
+    assert not grid.app(last, grid.contexts[1]).has_error()
     assert len(charges(tmp_path)) == 24
 
 
@@ -214,6 +216,40 @@ def test_what_cannot_be_averaged_is_left_out_and_named(caplog: pytest.LogCapture
     np.testing.assert_allclose(found["w"].numpy(), [1.75, 1.75])
     assert {i for i in range(8) if f"client {i}:" in caplog.text} == {2, 3, 4, 5, 6, 7}
     assert average_weights(replies({"metrics": MetricRecord({"num-examples": 3})})) is None
+
+
+def test_an_average_is_kept_as_it_is(tmp_path: Path) -> None:
+    """Also where the arrays that a client sent lie in memory column by column."""
+    columns = Array(np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)))
+    content: dict[str, Any] = {"arrays": ArrayRecord({"w": columns}), "metrics": MetricRecord({"num-examples": 1})}
+    average = average_weights(replies(content, content))
+    assert average is not None
+    keep_average(tmp_path / "a", 1, average)
+    kept = kept_average(tmp_path / "a", 1)
+    assert kept is not None
+    np.testing.assert_array_equal(kept["w"].numpy(), average["w"].numpy())
+    assert kept_average(tmp_path / "a", 2) is None
+    (tmp_path / "a" / "1.safetensors").write_bytes(b"torn")
+    with pytest.raises(StoreError, match="damaged"):
+        kept_average(tmp_path / "a", 1)
+
+
+def test_a_name_that_cannot_be_kept_is_left_out() -> None:
+    found = average_weights(replies(update(1.0, 5, name="__metadata__"), update(2.0, 5)))
+    assert found is not None
+    assert list(found) == ["w"]
+
+
+@given(st.permutations(range(4)))
+def test_the_average_does_not_depend_on_who_has_which_node_id(order: list[int]) -> None:
+    values = np.random.default_rng(0).normal(size=(4, 50)).astype(np.float32)
+    contents: list[dict[str, Any]] = [
+        {"arrays": ArrayRecord({"w": Array(row)}), "metrics": MetricRecord({"num-examples": 3})} for row in values
+    ]
+    first, other = average_weights(replies(*contents)), average_weights(replies(*(contents[i] for i in order)))
+    assert first is not None
+    assert other is not None
+    np.testing.assert_array_equal(first["w"].numpy(), other["w"].numpy())
 
 
 def small(layers: int = 1, seed: int = 0) -> SmallModel:
@@ -260,6 +296,43 @@ def initial(tmp_path: Path) -> dict[str, torch.Tensor]:
     return load_file(tmp_path / "s1" / "runs" / "1" / "slm" / "untrained" / "model.safetensors")
 
 
+def ask(grid: LoopbackGrid, client: int, kind: str, server_round: int, arrays: Any = None) -> Message:
+    content = RecordDict({"config": ConfigRecord({"method": "standalone", "server-round": server_round})})
+    if arrays is not None:
+        content["arrays"] = arrays
+    return grid.app(Message(content, client, kind), grid.contexts[client])
+
+
+def numbers(reply: Message) -> dict[str, np.ndarray[Any, Any]]:
+    return {name: array.numpy() for name, array in reply.content.array_records["arrays"].items()}
+
+
+@pytest.mark.parametrize("low_rank", [False, True])
+def test_what_a_client_trained_is_sent_and_never_an_average_in_its_place(
+    low_rank: bool, tmp_path: Path, tiny: Path
+) -> None:
+    grid = low_rank_grid(tmp_path, tiny) if low_rank else grid_of(tmp_path, tiny, [{}, {}])
+    own = numbers(ask(grid, 1, "train.distill", 1))
+    average = ask(grid, 2, "train.distill", 1).content.array_records["arrays"]
+    kept = tmp_path / "s1" / "runs" / "1" / "sent"
+    shutil.rmtree(kept)  # the client died after it had trained, before that was kept; the others went on
+    assert not ask(grid, 1, "evaluate", 1, average).has_error()
+    again = numbers(ask(grid, 1, "train.distill", 1))
+    assert all(np.array_equal(own[name], again[name]) for name in own)
+    second = numbers(ask(grid, 1, "train.distill", 2, average))
+    assert ask(grid, 1, "train.distill", 1).error.code == 105, "a round that is over is not sent again"
+    assert not ask(grid, 1, "evaluate", 2, average).has_error()
+    again = numbers(ask(grid, 1, "train.distill", 2))
+    assert all(np.array_equal(second[name], again[name]) for name in second)
+
+
+def test_nobody_trains_the_model_that_all_methods_start_from(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, [{}])
+    content = RecordDict({"config": ConfigRecord({"method": "untrained", "server-round": 1})})
+    assert grid.app(Message(content, 1, "train.distill"), grid.contexts[1]).error.code == 105
+    assert not (tmp_path / "s1" / "runs" / "1" / "slm").exists()
+
+
 def test_who_missed_the_first_round_knows_the_model_by_its_updates(tmp_path: Path, tiny: Path) -> None:
     grid = low_rank_grid(tmp_path, tiny, 3)
     grid.fail = lambda m: None if (m.metadata.group_id, m.metadata.dst_node_id) == ("1", 3) else False
@@ -270,13 +343,26 @@ def test_who_missed_the_first_round_knows_the_model_by_its_updates(tmp_path: Pat
     assert result.arrays
 
 
-def test_low_rank_updates_are_trained_with_privacy_and_charged(tmp_path: Path, tiny: Path) -> None:
-    grid = low_rank_grid(tmp_path, tiny, **DP)
-    start(grid)
-    assert len(charges(tmp_path)) == 2 * 8
-    assert all("lora_" in name for update in trained(grid) for name in update)
-    first, second = trained(grid)[0], trained(grid)[2]
-    assert not any(np.array_equal(first[name], second[name]) for name in first), "noise is in every weight that leaves"
+@pytest.mark.parametrize("noisy", [True, False])
+def test_noise_is_in_every_low_rank_update_that_leaves(
+    noisy: bool, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two federations from the same start, in which every step draws every example: only noise can tell them apart."""
+    if not noisy:
+        monkeypatch.setattr("pdss_fl.slm.private_trainer.noise_for", lambda *_: 0.0)
+    sent = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        grid = low_rank_grid(tmp_path / name, tiny, 1, **DP, **{"distill.batch-size": 64})
+        if sent:  # the same examples are trained on
+            (tmp_path / name / "s1").mkdir()
+            shutil.copy(tmp_path / "one" / "s1" / "order.key", tmp_path / name / "s1")
+        start(grid, quorum=1)
+        assert len(charges(tmp_path / name)) == 2 * 8
+        sent.append(trained(grid)[0])
+    assert all("lora_" in name for name in sent[0])
+    equal = [np.array_equal(sent[0][name], sent[1][name]) for name in sent[0]]
+    assert not any(equal) if noisy else all(equal)
 
 
 def test_whole_weights_are_refused_where_updates_are_shared(tmp_path: Path, tiny: Path) -> None:

@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from pdss_fl.errors import MessageError
 from pdss_fl.slm.lora import low_rank
 from pdss_fl.slm.model import SmallModel
 
 _ADAPTER = "lora_"
-_UPDATES = "updates.safetensors"
 
 
 @contextmanager
@@ -32,22 +31,17 @@ def low_rank_updates(initial: SmallModel, rank: int, seed: int, saved: Path) -> 
     rank, seed : int
         As of ``low_rank``; equal for all who share, or averages of first factors would mean nothing.
     saved : Path
-        A folder in which ``save_updates`` left those of earlier rounds; without any they begin anew.
+        The folder of the method's small model; without an ``updates_file`` of earlier rounds they begin anew.
     """
     with low_rank(initial.model, rank, seed):
-        if (saved / _UPDATES).exists():
-            load_shared(initial, load_updates(saved))
+        if updates_file(saved).exists():
+            load_shared(initial, load_file(updates_file(saved)))
         yield
 
 
-def save_updates(state: Mapping[str, torch.Tensor], folder: Path) -> None:
-    """Write low-rank updates, which are ``shared_state`` inside of ``low_rank_updates``, beside their model."""
-    save_file(dict(state), folder / _UPDATES)
-
-
-def load_updates(folder: Path) -> dict[str, torch.Tensor]:
-    """Read what ``save_updates`` wrote."""
-    return load_file(folder / _UPDATES)
+def updates_file(folder: Path) -> Path:
+    """Return where a method's low-rank updates are: ``shared_state`` as it is inside of ``low_rank_updates``."""
+    return folder / "updates.safetensors"
 
 
 def shared_state(slm: SmallModel) -> dict[str, torch.Tensor]:

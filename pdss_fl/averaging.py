@@ -15,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from pdss_fl.errors import StoreError
+from pdss_fl.files import write_atomically
 from pdss_fl.replies import ARRAYS, reported_counts
-from pdss_fl.store import write_atomically
 
 logger = logging.getLogger("pdss_fl.strategy")
 

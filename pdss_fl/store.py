@@ -20,6 +20,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 
 from pdss_fl.errors import MessageError, StoreError
+from pdss_fl.files import write_atomically
 
 _ROUND = "round.txt"
 
@@ -212,16 +213,6 @@ def _sync_files(directory: Path) -> None:
     for path in directory.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file's content so that a reader sees the old or the new one, also after a crash."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def private_seed(state_dir: Path, public: str) -> int:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pdss_fl.errors import StoreError
-from pdss_fl.store import ClientStore, write_atomically
+from pdss_fl.files import write_atomically
+from pdss_fl.store import ClientStore
 
 
 def test_what_was_asked_and_answered_outlives_the_process(tmp_path: Path) -> None:

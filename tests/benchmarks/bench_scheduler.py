@@ -1,12 +1,23 @@
 """The scheduler beside its peers: ``generate`` as transformers does it, and the bare model. Prints ratios.
 
-Run from the repository's root: ``python tests/benchmarks/bench_scheduler.py [--quick]``. All ways take
-turns in every round, so that what else the machine does falls on all of them, each in a thread of its own; ratios are
-of medians.
-``generate`` answers a sixteenth of the prompts one at a time, and a batch of each size. The bare model is one whole
-batch that neither grows nor shrinks, its prompts read before; the scheduler's own forward passes are all that it does
-for the prompts, reading included. Then come what bfloat16 changes, 64 callers at a time, and the memory of 10,000
-requests to a tiny model.
+Run from the repository's root: ``python tests/benchmarks/bench_scheduler.py [--quick] [--check] [--compile]``. All
+ways take turns in every round, so that what else the machine does falls on all of them, each in a thread of its own;
+ratios are of medians.
+
+- ``generate`` answers about a sixteenth of the prompts one at a time, and a batch of each size.
+- "Its own forward passes" are those of the same batch, reading included, as rows joined and left it
+  (``replay.py``): the bare decode speed that the scheduler is held against.
+- The bare model, in one batch that neither grows nor shrinks, is a rough row: its weights are packed as ours, but its
+  keys and values are no prompt's, every row holds the instruction for itself, and nothing is read.
+- What bfloat16 changes is in ``roundings.py``; 64 callers and the memory of 10,000 requests, through gRPC, in
+  ``callers.py``.
+- ``--compile`` adds steps of ``torch.compile`` with a static cache (``compiled.py``), if a minute is enough to compile.
+
+``--check`` ends with 1, and a line for every bar that was missed. The bars, by the clock: 15 times ``generate`` one at
+a time, 2 times its best batch, 0.85 of the own forward passes, the slowest of the callers after at most 2 times
+what one caller with all the prompts takes and nobody without an answer, memory that grows by at most 10 %, in float32
+every token equal to ``generate``'s, and no first difference above ``roundings.MARGIN``. ``--quick`` shows that all
+works; its figures are of a few prompts and one round, and mean little.
 """
 
 from __future__ import annotations
@@ -14,93 +25,48 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import psutil
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import DynamicCache
 from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from pdss_fl.bundled import bundled_model_path
-from pdss_fl.llm.instruction import EVERYDAY, Instruction
-from pdss_fl.llm.loading import DTYPES
+from pdss_fl.llm.packed import pack
 from pdss_fl.llm.scheduler import BATCH_SIZE, Scheduler
-from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PrivacyStatement, PromptBatch
+from pdss_fl.messages import PromptBatch
+from tests.benchmarks.bars import Bars
+from tests.benchmarks.callers import compare_callers, compare_memory
+from tests.benchmarks.compiled import compare_compiled
+from tests.benchmarks.peers import (
+    NEW_TOKENS,
+    PROMPTS,
+    QUICK,
+    SETTINGS,
+    SPREAD,
+    THREE_SHOTS,
+    alone,
+    batch_of,
+    counted,
+    generate,
+    peer,
+)
 from tests.benchmarks.replay import record, replay
-from tests.llm.helpers import make_llama, make_tokenizer
+from tests.benchmarks.roundings import compare_tokens
 
-Result = TypeVar("Result")
-QUICK = "--quick" in sys.argv
 ROUNDS = 1 if QUICK else 3
-NEW_TOKENS = 48
 STATIC_ROWS = (32,) if QUICK else (32, 64, 128)
-SETTINGS = GenerationSettings(NEW_TOKENS)
-STATEMENT = PrivacyStatement("identity", "none", float("inf"), float("inf"), 0.0, 8, "none", 1.0, "", "")
-THREE_SHOTS = Instruction(EVERYDAY.system, EVERYDAY.demonstrations[:3])
-THINGS = "robin truck rose violin salmon wolf apple oak sofa whale kettle jacket maple pear bicycle shark"
-QUESTIONS = (
-    "what does a {} have",
-    "where do you find a {}",
-    "what is a {} used for by most people",
-    "what can a {} often do in the old town",
-)
-CHOICES = (
-    ("feathers", "wheels", "petals", "strings"),
-    ("zoo", "garage", "garden", "kitchen"),
-    ("milk", "music", "bread", "fuel"),
-    ("swim", "drive", "sing", "grow"),
-)
-PROMPTS = [(q.format(thing), c) for thing in THINGS.split() for q in QUESTIONS for c in CHOICES]
-
-
-def batch_of(prompts: Sequence[tuple[str, tuple[str, ...]]]) -> PromptBatch:
-    """Return a batch of questions with choices."""
-    return PromptBatch(tuple(PerturbedPrompt(i, q, c) for i, (q, c) in enumerate(prompts)), STATEMENT)
-
-
-def peer(dtype: str) -> tuple[Any, Any]:
-    """Load the LLM as a user of transformers would; what holds a line break ends a text, as ours does."""
-    folder = bundled_model_path()
-    model = AutoModelForCausalLM.from_pretrained(folder, **({"dtype": DTYPES[dtype]} if dtype else {}))
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    # The same as stop_strings=["\n"], whose table of the vocabulary would be looked up at every call.
-    lines = [token for token in range(len(tokenizer)) if "\n" in tokenizer.decode([token])]
-    model.generation_config.eos_token_id = [tokenizer.eos_token_id, *lines]
-    return model, tokenizer
-
-
-def generate(model: Any, tokenizer: Any, prompts: tuple[PerturbedPrompt, ...], rows: int) -> list[list[int]]:
-    """Write with ``model.generate`` on whole prompts; return the new tokens of each, the end token included."""
-    written, ends = [], set(model.generation_config.eos_token_id)
-    for start in range(0, len(prompts), rows):
-        texts = [THREE_SHOTS.render(tokenizer, prompt) for prompt in prompts[start : start + rows]]
-        inputs = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
-        output = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
-        for row in output[:, inputs["input_ids"].shape[1] :].tolist():
-            end = next((i for i, token in enumerate(row) if token in ends), len(row))
-            written.append(row[: end + 1])
-    return written
-
-
-def alone(work: Callable[[], Result]) -> Result:
-    """Do some work in a thread of its own, so that OpenMP's helpers end with it; ``Scheduler.load`` says why."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(work).result()
-
-
-def counted(written: list[list[int]]) -> int:
-    """Return how many tokens were written."""
-    return sum(map(len, written))
+OWN_PASSES = "its own forward passes, nothing beside"
+ONE_AT_A_TIME = "generate, default dtype, one at a time"
 
 
 def bare(model: Any, context: int) -> Callable[[], int]:
-    """Return a loop over the model alone: a full batch with its keys and values, and nothing else to do."""
+    """Return a loop over the model alone, its weights packed: a full batch that never ends, and nothing else to do."""
+    alone(partial(pack, model))
     config = model.config
     heads, width = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
 
@@ -148,23 +114,23 @@ def measure(ways: dict[str, Callable[[], int]]) -> dict[str, tuple[float, float]
     }
 
 
-def compare_speed() -> Scheduler:
+def compare_speed(bars: Bars) -> Scheduler:
     """Print how many times as fast as its peers the scheduler is."""
     ours = Scheduler.load("smollm2-135m-instruct", instruction=THREE_SHOTS)
     dtype, batch = ours.info.dtype, batch_of(PROMPTS)
-    (default, tokenizer), (same, _), (other, _) = (alone(partial(peer, name)) for name in ("", dtype, dtype))
+    (default, tokenizer), (same, _), (other, _), (packed, _) = (
+        alone(partial(peer, name)) for name in ("", dtype, dtype, dtype)
+    )
     unpacked = alone(lambda: Scheduler(other, tokenizer, name="as it is", instruction=THREE_SHOTS))
     tenants = iter(range(1_000))  # a new one each time, else the answers are found again
     ways: dict[str, Callable[[], int]] = {
         "scheduler": lambda: sum(r.tokens for r in ours.generate(batch, SETTINGS, tenant=str(next(tenants)))),
-        "its own forward passes, nothing beside": again(ours, batch),
+        OWN_PASSES: again(ours, batch),
         "scheduler, weights as they are": lambda: sum(
             r.tokens for r in unpacked.generate(batch, SETTINGS, tenant=str(next(tenants)))
         ),
-        f"bare model, {BATCH_SIZE} rows": bare(same, 280),
-        "generate, default dtype, one at a time": lambda: counted(
-            generate(default, tokenizer, batch.prompts[::64] if QUICK else batch.prompts[::16], 1)
-        ),
+        f"bare model, packed, {BATCH_SIZE} rows (rough)": bare(packed, 280),
+        ONE_AT_A_TIME: lambda: counted(generate(default, tokenizer, batch.prompts[SPREAD], 1)),
     }
     for rows in STATIC_ROWS:
         chosen = batch.prompts[::2][:rows]
@@ -181,79 +147,24 @@ def compare_speed() -> Scheduler:
             f"scheduler / {name}: "
             f"{ours_clock / clock:.2f} by the clock, {ours_processor / processor:.2f} by processor time"
         )
+    bars.at_least(f"scheduler / {ONE_AT_A_TIME}", ours_clock / peers[ONE_AT_A_TIME][0], 15)
+    bars.at_least(f"scheduler / generate, {dtype}, its best batch", ours_clock / best[0], 2)
+    bars.at_least(f"scheduler / {OWN_PASSES}", ours_clock / peers[OWN_PASSES][0], 0.85)
     return ours
-
-
-def compare_tokens(dtype: str) -> None:
-    """Print where the scheduler's tokens first differ from ``generate``'s, and how close the choice was there."""
-    model, tokenizer = peer(dtype)
-    ours = Scheduler.load("smollm2-135m-instruct", instruction=THREE_SHOTS, dtype=dtype)
-    prompts = batch_of(PROMPTS[:: 64 if QUICK else 16])
-    expected = generate(model, tokenizer, prompts.prompts, 1)
-    jobs = ours._scribe.read(prompts.prompts, NEW_TOKENS)
-    running = ours._decoder.start(jobs)
-    found = [running.newest.tolist()]
-    for _ in range(NEW_TOKENS - 1):
-        running.advance()
-        found.append(running.newest.tolist())
-    gaps = []
-    for prompt, tokens, wanted in zip(jobs, zip(*found, strict=True), expected, strict=True):
-        at = next((i for i, (a, b) in enumerate(zip(tokens, wanted, strict=False)) if a != b), None)
-        if at is not None:
-            with torch.inference_mode():
-                logits = model(torch.tensor([[*prompt, *wanted[:at]]])).logits[0, -1].float()
-            gaps.append(float(logits.max() - logits[tokens[at]]))
-    print(
-        f"{dtype}: {len(expected) - len(gaps)} of {len(expected)} equal to generate, one at a time; the largest "
-        f"gap to the highest logit where another token was written: {max(gaps, default=0.0):.3f}"
-    )
-
-
-def compare_callers(ours: Scheduler) -> None:
-    """Print how long the slowest of 64 callers waits, against one caller with all the prompts."""
-    callers, each = (8, 4) if QUICK else (64, 16)
-    prompts = [(f"{q} on day {i}", c) for i in range(8) for q, c in PROMPTS][: callers * each]
-    started, processor = time.perf_counter(), time.process_time()
-    wanted = len(list(ours.generate(batch_of(prompts), SETTINGS, tenant="one")))
-    whole, whole_processor = time.perf_counter() - started, time.process_time() - processor
-
-    def ask(i: int) -> tuple[int, float]:
-        begun = time.perf_counter()
-        batch = batch_of(prompts[i * each : (i + 1) * each])
-        answered = len({r.ordinal for r in ours.generate(batch, SETTINGS, tenant=f"caller {i}")})
-        return answered, time.perf_counter() - begun
-
-    processor = time.process_time()
-    with ThreadPoolExecutor(callers) as pool:
-        found = list(pool.map(ask, range(callers)))
-    processor = time.process_time() - processor
-    print(
-        f"{callers} callers with {each} prompts each: {sum(n for n, _ in found)} of {wanted} answered, the slowest "
-        f"after {max(seconds for _, seconds in found) / whole:.2f} of the time that one caller takes with all "
-        f"(all of them {processor / whole_processor:.2f} of its processor time)"
-    )
-
-
-def compare_memory() -> None:
-    """Print by how much the process grows from 1,000 to 10,000 requests to a tiny model."""
-    tiny = Scheduler(make_llama(), make_tokenizer(), name="tiny", instruction=THREE_SHOTS)
-    process, sizes, last = psutil.Process(), {}, 2_000 if QUICK else 10_000
-    for n in range(1, last + 1):
-        question = f"what does robin {n % 5_000} have"
-        list(tiny.generate(batch_of([(question, ())]), GenerationSettings(2), tenant=str(n % 7)))
-        if n in (1_000, last // 2, last):
-            sizes[n] = process.memory_info().rss / 2**20
-    print("resident MiB after requests: " + ", ".join(f"{n}: {size:.0f}" for n, size in sizes.items()))
 
 
 def main() -> None:
     """Print all comparisons."""
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    alone(compare_memory)
-    ours = compare_speed()
-    compare_callers(ours)
+    bars = Bars()
+    compare_memory(bars)
+    ours = compare_speed(bars)
+    compare_callers(ours, bars)
     for dtype in ("float32", "bfloat16"):
-        alone(partial(compare_tokens, dtype))
+        compare_tokens(dtype, bars)
+    if "--compile" in sys.argv:
+        compare_compiled()
+    bars.verdict()
 
 
 if __name__ == "__main__":

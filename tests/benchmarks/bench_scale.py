@@ -1,6 +1,7 @@
 """Seconds, bytes and memory of a whole simulated run against its number of clients.
 
     python tests/benchmarks/bench_scale.py [--clients 2 10 50 200] [--examples 6]
+    python tests/benchmarks/bench_scale.py --only-prompts     # how many of the prompts are distinct, without a run
 
 Real runs under a SuperLink of their own, each client with its own ledger and small model, the bundled LLM for all of
 them. Prompts of equal text are asked once, so the LLM's tokens follow the column of distinct prompts. Ray runs as many
@@ -22,7 +23,11 @@ from typing import Any
 
 import psutil
 
+from pdss_fl.client import DistillationClient
+from pdss_fl.config import RunSettings
 from pdss_fl.launcher import run_simulation
+from pdss_fl.messages import PromptBatch
+from pdss_fl.policy import NodePolicy
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -47,17 +52,34 @@ class Peak:
             time.sleep(0.5)
 
 
+def run_config(examples: int) -> dict[str, str | int]:
+    """Return the settings of a run in which each client has ``examples`` questions."""
+    return {
+        "methods": "pdss", "data.train-examples": examples, "data.test-examples": 2, "distill.steps": 20,
+        "slm.hidden-size": 32, "slm.layers": 1,
+    }  # fmt: skip
+
+
+def prompts_only(clients: int, examples: int) -> tuple[int, int]:
+    """Let the clients perturb, one after the other; return how many prompts there are, and how many distinct texts."""
+    settings, texts = RunSettings.from_run_config(run_config(examples)), []
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(clients):
+            policy = NodePolicy.simulation(Path(folder) / str(i), settings)
+            batch = PromptBatch.parse(DistillationClient(settings, policy, 0, i, clients).perturb("pdss", 1))
+            texts += [(prompt.question, prompt.choices) for prompt in batch.prompts]
+    return len(texts), len(set(texts))
+
+
 def measure(clients: int, examples: int, folder: Path) -> dict[str, Any]:
     """Run ``clients`` clients with ``examples`` questions each once; return what the run tells and its peak."""
-    settings = {
-        "methods": '"pdss"', "data.train-examples": examples, "data.test-examples": 2, "distill.steps": 20,
-        "slm.hidden-size": 32, "slm.layers": 1, "output-dir": f'"{folder}"',
-    }  # fmt: skip
+    settings = {**run_config(examples), "output-dir": str(folder)}
+    overrides = [f'{key}="{value}"' if isinstance(value, str) else f"{key}={value}" for key, value in settings.items()]
     peak, started = Peak(), time.monotonic()
     watcher = threading.Thread(target=peak.watch)
     watcher.start()
     try:
-        run = run_simulation(ROOT, [f"{key}={value}" for key, value in settings.items()], clients)
+        run = run_simulation(ROOT, overrides, clients)
     finally:
         peak.ended = True
         watcher.join()
@@ -96,7 +118,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[2, 10, 50, 200])
     parser.add_argument("--examples", type=int, default=6)
+    parser.add_argument("--only-prompts", action="store_true", help="count prompts and distinct ones, without a run")
     given = parser.parse_args()
+    if given.only_prompts:
+        for clients in given.clients:
+            print("{} clients: {} prompts, {} distinct".format(clients, *prompts_only(clients, given.examples)))
+        return
     print(f"{os.cpu_count()} processors; {given.examples} questions a client; up and down: bytes of a client's batches")
     first: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:

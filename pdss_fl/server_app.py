@@ -26,6 +26,7 @@ from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.llm_settings import LLMSettings
 from pdss_fl.logs import configure_logging
 from pdss_fl.messages import GenerationSettings
+from pdss_fl.participants import connected
 from pdss_fl.report import render_summary
 from pdss_fl.results import RunDirectory, accuracy, privacy_summary, versions, weakest
 from pdss_fl.resume import RunName, unfinished_run
@@ -83,7 +84,8 @@ def _compare(
     started = time.monotonic()
     generator = load_generator(settings.llm, settings.data.source, run_id) if _needs_llm(settings) else None
     load_seconds = time.monotonic() - started
-    _wait_for_clients(grid, settings.min_available_nodes, settings.perturb_timeout)
+    logger.info("waiting for %d clients (min-available-nodes)", settings.min_available_nodes)
+    connected(grid, settings.min_available_nodes, "min-available-nodes", settings.perturb_timeout)
     journal = Journal(directory.path / "journal.jsonl")
     strategies: dict[str, StepByStepDistillation] = {}
     outcome: dict[str, Any] = {}
@@ -170,21 +172,6 @@ def _needs_llm(settings: RunSettings) -> bool:
     return bool({"pdss", "dss"} & set(settings.method_names))
 
 
-def _wait_for_clients(grid: Grid, wanted: int, timeout: float) -> None:
-    logger.info("waiting for %d clients (min-available-nodes)", wanted)
-    started = last = time.monotonic()
-    while (found := len(list(grid.get_node_ids()))) < wanted:
-        if time.monotonic() - started > timeout:
-            raise QuorumLost(
-                f"{found} clients are connected after {timeout:g} s (perturb-timeout), fewer than "
-                f"min-available-nodes = {wanted}: start more, or lower it"
-            )
-        time.sleep(1.0)
-        if time.monotonic() - last >= 15.0:
-            last = time.monotonic()
-            logger.info("%d of %d clients are connected", found, wanted)
-
-
 def _strategy(
     generator: RationaleGenerator | None,
     method: str,
@@ -206,6 +193,7 @@ def _strategy(
         perturb_timeout=settings.perturb_timeout,
         max_prompts=settings.data.train_examples,
         fraction_train=settings.fraction_train,
+        seed=settings.seed,
     )
 
 
@@ -222,7 +210,7 @@ def _run_method(
 ) -> dict[str, float | int | None] | None:
     """Return the accuracy of one method, or ``None`` where no client takes part in it."""
     if strategy.method == "untrained":
-        metrics = strategy.evaluate_only(grid, settings.distill_timeout)
+        metrics = strategy.evaluate_only(grid, settings.distill_timeout, settings.num_server_rounds)
     else:
         try:
             result = strategy.start(

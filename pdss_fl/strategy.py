@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Mapping
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
-from flwr.serverapp.strategy.strategy_utils import sample_nodes
 
 from pdss_fl.asking import ask
 from pdss_fl.averaging import AVERAGES, average_weights, keep_average, kept_average
@@ -24,13 +23,14 @@ from pdss_fl.errors import MessageError, QuorumLost
 from pdss_fl.journal import Journal
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.messages import MAX_PROMPTS, GenerationSettings, PromptBatch, RationaleBatch
+from pdss_fl.participants import connected, draw
 from pdss_fl.replies import ARRAYS, Absence, prompt_payload, replies_by_node, reported_client, reported_counts
 from pdss_fl.resume import RunName
 from pdss_fl.rounds import MethodState, begun_with
 
 logger = logging.getLogger("pdss_fl.strategy")
 
-UNTRAINED, STANDALONE = "untrained", "standalone"
+STANDALONE = "standalone"
 
 
 class StepByStepDistillation(FedAvg):
@@ -51,7 +51,7 @@ class StepByStepDistillation(FedAvg):
         The run ends with ``QuorumLost`` when fewer clients than this answered a step; lost, late and
         failing clients are named in the log and left out of the round otherwise.
     perturb_timeout : float (default: 600.0)
-        Seconds to wait for perturbed prompts.
+        Seconds to wait for perturbed prompts, and before each step for ``quorum`` clients to be connected.
     max_prompts : int (default: MAX_PROMPTS)
         A client that sends more than it can have been asked for is left out, so that none floods the LLM.
     offer : Callable[[int], Offer] | None (default: None)
@@ -63,7 +63,9 @@ class StepByStepDistillation(FedAvg):
     sharing : bool (default: False)
         Clients send their small model's weights after each round, and go on from the average (FedAvg).
     fraction_train, fraction_evaluate : float
-        As in ``FedAvg``.
+        As in ``FedAvg``, but drawn by ``participants.draw``: every method trains the same clients in a round.
+    seed : int (default: 0)
+        Decides which clients are drawn.
 
     Attributes
     ----------
@@ -96,6 +98,7 @@ class StepByStepDistillation(FedAvg):
         sharing: bool = False,
         fraction_train: float = 1.0,
         fraction_evaluate: float = 1.0,
+        seed: int = 0,
     ) -> None:
         super().__init__(
             fraction_train=fraction_train,
@@ -114,6 +117,7 @@ class StepByStepDistillation(FedAvg):
         self.run = run
         self.journal = journal
         self.sharing = sharing
+        self.seed = seed
         self._state = MethodState.restored(journal, method)
         self._whole = frozenset(self._state.results)  # rounds of an earlier start, which are not done again
         self.usage, self.statements = self._state.usage, self._state.statements
@@ -175,9 +179,10 @@ class StepByStepDistillation(FedAvg):
         """Ask clients to evaluate the method's small model on their own held-out questions."""
         if server_round in self._whole:
             return []
-        node_ids, _ = sample_nodes(grid, self.min_available_nodes, self._sample_size(grid, self.fraction_evaluate))
         # A client that has not trained has nothing to evaluate.
-        node_ids = sorted(node for node in node_ids if self.method == UNTRAINED or node in self._state.trained)
+        node_ids = [
+            node for node in self._draw(grid, self.fraction_evaluate, server_round) if node in self._state.trained
+        ]
         content = RecordDict({"config": self._config(config, server_round)})
         if self.sharing and arrays:
             content[ARRAYS] = arrays
@@ -191,8 +196,10 @@ class StepByStepDistillation(FedAvg):
             self._state.keep(self.journal, self.method, server_round, dict(total))
         return MetricRecord(self._state.results[server_round])
 
-    def evaluate_only(self, grid: Grid, timeout: float) -> MetricRecord | None:
-        """Evaluate without training, for the untrained model."""
+    def evaluate_only(self, grid: Grid, timeout: float, rounds: int = 1) -> MetricRecord | None:
+        """Evaluate without training, for the untrained model of all clients that ``rounds`` rounds would train."""
+        for server_round in range(1, rounds + 1):
+            self._state.trained |= set(self._draw(grid, self.fraction_train, server_round))
         requests = list(self.configure_evaluate(0, ArrayRecord(), ConfigRecord(), grid))
         return self.aggregate_evaluate(0, grid.send_and_receive(requests, timeout=timeout))
 
@@ -201,13 +208,14 @@ class StepByStepDistillation(FedAvg):
         begun = begun_with(self.journal, self.method, server_round, list(grid.get_node_ids()))
         if begun is not None:
             return begun
-        nodes, _ = sample_nodes(grid, self.min_available_nodes, self._sample_size(grid, self.fraction_train))
+        nodes = self._draw(grid, self.fraction_train, server_round)
         if self.journal is not None:
-            self.journal.add("sample", method=self.method, round=server_round, nodes=sorted(nodes))
-        return sorted(nodes)
+            self.journal.add("sample", method=self.method, round=server_round, nodes=nodes)
+        return nodes
 
-    def _sample_size(self, grid: Grid, fraction: float) -> int:
-        return max(int(len(list(grid.get_node_ids())) * fraction), self.quorum)
+    def _draw(self, grid: Grid, fraction: float, server_round: int) -> list[int]:
+        there = connected(grid, self.quorum, "quorum", self.perturb_timeout)
+        return draw(there, max(int(len(there) * fraction), self.quorum), self.seed, server_round)
 
     def _config(self, config: ConfigRecord, server_round: int) -> ConfigRecord:
         config = ConfigRecord({**config, "method": self.method, "server-round": server_round})

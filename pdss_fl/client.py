@@ -142,6 +142,7 @@ class DistillationClient:
 
     def _train(self, method: str, server_round: int) -> None:
         """Train a method's small model for one round, from the last checkpoint if there is one, and save it."""
+        self.store.note_split([e.key for e in self.train_examples], [e.key for e in self.test_examples])
         rationales = self.store.load_rationales(method)
         items = [TrainingItem(e, rationales.get(e.key, {}).get("decoded")) for e in self.train_examples]
         used = any(item.rationale is not None for item in items)

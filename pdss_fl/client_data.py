@@ -7,9 +7,10 @@ from pathlib import Path
 from pdss_fl.choices import own_settings
 from pdss_fl.config import RunSettings
 from pdss_fl.data.division import Division
+from pdss_fl.data.everyday import private_examples
 from pdss_fl.data.example import Example
 from pdss_fl.data.fields import parse_fields
-from pdss_fl.data.sources import built_in, from_path
+from pdss_fl.data.sources import built_in, from_path, whole_data
 from pdss_fl.data.tables import DataFormat
 from pdss_fl.data_settings import DataSettings
 from pdss_fl.errors import SettingError
@@ -44,6 +45,14 @@ def load_data(
     if policy.data_path == Path():
         raise SettingError(f"data.path is empty but data.source is {data.source!r}: name a file, a folder or an id")
     return from_path(policy.data_path, division, partition_id, num_partitions, *counts, data_format(data))
+
+
+def whole_corpus(settings: RunSettings, policy: NodePolicy) -> dict[str, Example]:
+    """Return by their keys all examples out of which ``load_data`` takes a client's."""
+    if policy.data_path is None:
+        return {example.key: example for example in private_examples()}
+    files = whole_data(policy.data_path, data_format(settings.data))
+    return {example.key: example for examples in files.values() for example in examples}
 
 
 def node_format(policy: NodePolicy) -> DataFormat:

@@ -102,21 +102,29 @@ def audit(
     choice_words: _ChoiceWords = None,
     seed: Annotated[int, typer.Option(min=0, help="Of noise, draws and ties.")] = 0,
     slm: Annotated[Path | None, typer.Option(help="Instead: a small model's folder, for membership inference.")] = None,
-    members: Annotated[Path | None, typer.Option(help="With --slm: JSON lines that it was trained on.")] = None,
-    non_members: Annotated[Path | None, typer.Option(help="With --slm: JSON lines like them that it was not.")] = None,
+    members: Annotated[
+        Path | None, typer.Option(help="With --slm, if no run left it here: JSON lines that it learned.")
+    ] = None,
+    non_members: Annotated[
+        Path | None, typer.Option(help="With --members: JSON lines like them that it never saw.")
+    ] = None,
     reference: Annotated[
         Path | None, typer.Option(help="With --slm: a model that saw neither, to set off hard questions.")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="With --slm: the policy file of the deployed node whose run made the model.")
     ] = None,
 ) -> None:
     """Hold mechanisms' claims against exact measurement and attacks; exit code 1 if one does not hold.
 
     Without --mechanism, the run's own is compared with others. Language models attack the run's own, or all that
-    are named. With --slm it tells instead how well members of a small model's training data are told from others.
+    are named. With --slm it tells instead how well members of a small model's training data are told from others: of a
+    model that a run left, the client's training split from its test split.
     """
-    if slm is not None or members is not None or non_members is not None or reference is not None:
+    if any(given is not None for given in (slm, members, non_members, reference, policy)):
         from pdss_fl.membership_report import report_membership
 
-        report_membership(slm, members, non_members, reference, Console())
+        report_membership(slm, members, non_members, reference, policy, Console())
         return
     from pdss_fl.audit_report.run import COMPARED, STEPS, Plan, run_audit
     from pdss_fl.privacy_report import privacy_settings

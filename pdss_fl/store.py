@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pdss_fl.errors import MessageError, StoreError
 from pdss_fl.files import write_atomically
 
 _ROUND = "round.txt"
+SPLIT = "split.json"
 
 
 class ClientStore:
@@ -84,6 +85,19 @@ class ClientStore:
     def was_asked(self, method: str, server_round: int) -> bool:
         """Tell whether a round's prompts were sent already, so that a retry sends them in the same order."""
         return self._asked_path(method, server_round).exists()
+
+    def note_split(self, train: Sequence[str], test: Sequence[str]) -> None:
+        """Remember, by their keys, which examples a run trains on and which it keeps for tests, beside earlier ones."""
+        before = self.load_split()
+        sides = {"train": train, "test": test}
+        after = {side: list(dict.fromkeys([*before.get(side, []), *keys])) for side, keys in sides.items()}
+        if after != before:
+            self._write(self.directory / SPLIT, after)
+
+    def load_split(self) -> dict[str, list[str]]:
+        """Return the keys of ``train`` and ``test``, nothing if the run trained nothing here."""
+        path = self.directory / SPLIT
+        return dict(self._read(path)) if path.exists() else {}
 
     def save_plan(self, method: str, server_round: int, plan: dict[str, Any] | None) -> None:
         """Remember what a round is about to charge and send; ``None`` forgets it."""

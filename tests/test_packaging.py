@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,3 +62,45 @@ def test_it_works_where_it_is_installed(wheel: Path, tmp_path: Path) -> None:
     options = ("--mechanism", "staircase", "--language-words", "0", "--output", "audit.html")
     run(pdss, "audit", "--data", "texts.txt", *options, folder=tmp_path)
     assert (tmp_path / "audit.html").stat().st_size > 10_000, "the page's template came along"
+
+
+def third_party(tree: ast.Module) -> set[str]:
+    """Every top-level module of another project that a file imports, at any depth of the file."""
+    found = set()
+    for item in ast.walk(tree):
+        if isinstance(item, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in item.names}
+        elif isinstance(item, ast.ImportFrom) and item.module:
+            found.add(item.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - {"pdss_fl"}
+
+
+def declared(lines: list[str]) -> set[str]:
+    return {canonicalize_name(Requirement(line).name) for line in lines}
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+NEEDED = declared(PROJECT["project"]["dependencies"])
+FILES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "pdss_fl").rglob("*.py"))}
+
+
+def test_what_is_imported_is_a_requirement_or_of_the_extra_that_the_error_names() -> None:
+    """The environment of the other test has this one's packages, so that it cannot lack one."""
+    distributions = packages_distributions()
+    undeclared, by_extra = [], set()
+    for name, text in FILES.items():
+        extras = set(re.findall(r"pip install 'pdss-fl\[([a-z-]+)\]'", text))
+        for module in third_party(ast.parse(text)):
+            owners = {canonicalize_name(owner) for owner in distributions[module]}
+            offered = {
+                extra for extra in extras if owners & declared(PROJECT["project"]["optional-dependencies"][extra])
+            }
+            by_extra |= offered
+            if not (owners & NEEDED or offered):
+                undeclared.append(f"{name}: {module}")
+    assert not undeclared
+    assert by_extra == {"datasets", "dp-sgd"}, "the walk sees what is imported late"
+
+
+def test_no_requirement_is_downloaded_for_a_run() -> None:
+    assert declared(PROJECT["tool"]["uv"]["override-dependencies"]) == {*NEEDED, "ray"}

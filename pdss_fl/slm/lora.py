@@ -9,8 +9,6 @@ from contextlib import contextmanager
 import torch
 from transformers import PreTrainedModel
 
-from pdss_fl.errors import SettingError
-
 
 @contextmanager
 def low_rank(model: PreTrainedModel, rank: int, seed: int) -> Iterator[None]:
@@ -26,21 +24,12 @@ def low_rank(model: PreTrainedModel, rank: int, seed: int) -> Iterator[None]:
         Of every update (LoRA, arXiv 2106.09685), whose factors are float32 and scaled by 2; 0 trains all weights.
     seed : int
         Decides where the first factors begin; the second ones are 0. The caller's random state is left as it was.
-
-    Raises
-    ------
-    SettingError
-        If ``peft`` is not installed; the message names ``slm.lora-rank``.
     """
     if rank == 0:
         yield
         return
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError:
-        raise SettingError(
-            f"slm.lora-rank = {rank} needs peft: run `pip install peft`, or set slm.lora-rank to 0"
-        ) from None
+    from peft import LoraConfig, get_peft_model  # takes its time, and most runs do without
+
     kind = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=kind)
     with _seeded(seed), warnings.catch_warnings():  # of peft about the layers of GPT-2, which it then treats rightly

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,15 +96,6 @@ def test_a_stopped_low_rank_training_goes_on_bit_for_bit(
     assert seen == list(range(5, 11))
     first, _, third = (torch.nn.utils.parameters_to_vector(slm.model.parameters()) for slm in models)
     assert torch.equal(first, third)
-
-
-def test_without_peft_it_says_what_to_install(
-    slm: SmallModel, items: list[TrainingItem], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "peft", None)  # what Python itself takes for a module that is not there
-    with pytest.raises(SettingError, match=r"slm\.lora-rank = 2 needs peft: run `pip install peft`"):
-        train(slm, items, SETTINGS)
-    assert train(slm, items, dataclasses.replace(SETTINGS, steps=1, lora_rank=0)).tokens > 0
 
 
 def test_settings_that_cannot_be_are_refused_by_name() -> None:

@@ -234,7 +234,7 @@ def _policy(home: Path) -> str:
         f'state-dir = "{home / "state"}"\n'
         "max-epsilon-per-token = 8.0\n"
         "max-epsilon-per-example = 50.0\n"
-        '# Counts of right answers: "noisy" up to max-epsilon-metrics (20); "full": as they are, for parties that trust\n'
-        '# each other with them; "none".\n'
+        '# What a run is told of right answers. "noisy": counts with noise, until max-epsilon-metrics (20) is spent.\n'
+        '# "full": the counts as they are, for parties that trust each other with them. "none": nothing.\n'
         'metrics = "noisy"\n'
     )

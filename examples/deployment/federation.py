@@ -107,8 +107,9 @@ class Federation:
         """Let the SuperLink accept a hospital's key, start its SuperNode, and wait until the two know each other."""
         party = self.hospitals.setdefault(name, self._hospital(name))
         if self._register(name):
+            since = len(party.text())
             party.start()
-            party.wait_for("SuperNode ID:", START_SECONDS)
+            party.wait_for("SuperNode ID:", START_SECONDS, since)
         else:  # after a crash of an earlier federation here, the SuperLink takes it for connected for a minute
             party.keep_starting("SuperNode ID:", START_SECONDS)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from examples.deployment.credentials import make_hospital, prepare
+from examples.deployment.credentials import make_hospital, prepare, renew_certificate, renew_node_key
 from examples.deployment.federation import Federation
 from examples.deployment.network import Network
 from examples.deployment.parties import Party, PartyError
+from pdss_fl.errors import SettingError
+from pdss_fl.run_bars import RunBars
 
 ROOT = Path(__file__).parent.parent.parent
 SHORT = ["methods='pdss'", "data.train-examples=6", "data.test-examples=20", "distill.steps=10", "slm.layers=1"]
@@ -36,35 +40,56 @@ def run(
     signal.signal(signal.SIGINT, _interrupt)  # also where a shell made it deaf to Ctrl-C
     options = ["--model", llm, "--adapter", ""] if llm else []
     with tempfile.TemporaryDirectory(prefix="pdss-deployment-") as scratch:
-        federation = Federation(folder or Path(scratch), ROOT, 3, options, Network() if namespaces else None)
         try:
-            with federation:
+            with Federation(folder or Path(scratch), ROOT, 3, options, Network() if namespaces else None) as federation:
                 _run(federation, [*(SHORT if short else LONG), settings])
-        except PartyError as error:
+        except (PartyError, SettingError) as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(1) from None
 
 
 @app.command()
 def credentials(
-    folder: Annotated[Path, typer.Argument(help="For the parties' folders; what exists there is left alone.")],
-    hospitals: Annotated[int, typer.Option(help="How many, with built-in data for a try.", min=1)] = 3,
+    folder: Annotated[Path, typer.Argument(help="A new one, for the parties' folders.")],
+    hospitals: Annotated[int, typer.Option(help="How many, with built-in data for a try.", min=0)] = 3,
     superlink: Annotated[str, typer.Option(help="Names and addresses of the SuperLink, with commas.")] = "127.0.0.1",
     llm: Annotated[str, typer.Option(help="Those of the LLM server.")] = "127.0.0.1",
 ) -> None:
-    """Make the keys, certificates and policies of a federation, a folder for each party."""
-    prepare(folder.resolve(), hospitals, superlink.split(","), llm.split(","))
-    typer.echo(f"{folder.resolve()}: ca/ superlink/ llm/ hospital-1/ to hospital-{hospitals}/")
+    """Make the keys, certificates and policies of a new federation, a folder for each party."""
+    with _told():
+        prepare(folder.resolve(), hospitals, superlink.split(","), llm.split(","))
+    typer.echo(f"{folder.resolve()}: ca/ superlink/ llm/, and a folder for each of {hospitals} hospitals")
 
 
 @app.command()
 def hospital(
-    folder: Annotated[Path, typer.Argument(help="The one that `credentials` filled.")],
+    folder: Annotated[Path, typer.Argument(help="The one with ca/.")],
     name: Annotated[str, typer.Argument(help="Of the new hospital.")],
 ) -> None:
     """Make the key and policy of one more hospital; its data.jsonl is its own to bring."""
-    home = make_hospital(folder.resolve(), name, [])
+    with _told():
+        home = make_hospital(folder.resolve(), name, [])
     typer.echo(f"{home}: register {folder.resolve() / 'superlink' / 'nodes' / (name + '.pub')}")
+
+
+@app.command()
+def certificate(
+    folder: Annotated[Path, typer.Argument(help="The one with ca/, and ca.key in it.")],
+    server: Annotated[str, typer.Argument(help="superlink or llm.")],
+    addresses: Annotated[str, typer.Argument(help="Names and addresses under which it is reached, with commas.")],
+) -> None:
+    """Renew one server's key and certificate under the same CA; nothing else changes."""
+    with _told():
+        home = renew_certificate(folder.resolve(), server, addresses.split(","))
+    typer.echo(f"{home}: take server.pem and server.key to that server and start it again")
+
+
+@app.command()
+def node_key(home: Annotated[Path, typer.Argument(help="The hospital's own folder, on its own machine.")]) -> None:
+    """Renew one hospital's key; needs no CA, and the private key stays where it is made."""
+    with _told():
+        public = renew_node_key(home.resolve())
+    typer.echo(f"{public}: register it in place of the old one")
 
 
 def _run(federation: Federation, settings: list[str]) -> None:
@@ -91,19 +116,31 @@ def _check_walls(federation: Federation, network: Network) -> None:
 
 
 def _follow(party: Party) -> None:
-    """Show what a run says as it comes."""
+    """Show what a run says as it comes, whole lines, with a bar of what it counts on a terminal."""
     shown = 0
-    while True:
-        ended = party.code is not None
-        text = party.text()
-        typer.echo(text[shown:], nl=False)
-        shown = len(text)
-        if ended:
-            return
-        try:
-            party.wait(0.5)
-        except PartyError:
-            continue
+    with RunBars() as bars:
+        while True:
+            ended = party.code is not None
+            text = party.text()
+            *lines, rest = text[shown:].split("\n")
+            for line in lines:
+                bars.show(f"{line}\n")
+            shown = len(text) - len(rest)
+            if ended:
+                bars.show(rest)
+                return
+            with suppress(PartyError):  # it has not ended
+                party.wait(0.5)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Show why something is refused in one line, and end with exit code 1."""
+    try:
+        yield
+    except SettingError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
 
 
 def _interrupt(*_: object) -> NoReturn:

@@ -105,10 +105,23 @@ class Federation:
 
     def add(self, name: str) -> None:
         """Let the SuperLink accept a hospital's key, start its SuperNode, and wait until the two know each other."""
-        self.flwr("supernode", "register", str(self.folder / "superlink" / "nodes" / f"{name}.pub"), "hospital")
-        party = self.hospitals[name]
-        party.start()
-        party.wait_for("SuperNode ID:", START_SECONDS)
+        party = self.hospitals.setdefault(name, self._hospital(name))
+        if self._register(name):
+            since = len(party.text())
+            party.start()
+            party.wait_for("SuperNode ID:", START_SECONDS, since)
+        else:  # after a crash of an earlier federation here, the SuperLink takes it for connected for a minute
+            party.keep_starting("SuperNode ID:", START_SECONDS)
+
+    def _register(self, name: str) -> bool:
+        """Register a hospital's key and say whether it is new, which it is not where the folder served before."""
+        try:
+            self.flwr("supernode", "register", str(self.folder / "superlink" / "nodes" / f"{name}.pub"), "hospital")
+        except PartyError as error:
+            if "already in use" not in " ".join(str(error).split()):
+                raise
+            return False
+        return True
 
     def node_id(self, name: str) -> int:
         """Return the id under which the SuperLink's log names a hospital."""

@@ -21,7 +21,7 @@ class Party:
     Parameters
     ----------
     name : str
-        Names the log.
+        Names the log, of which only what is said from now on counts; it may have lines of an earlier federation.
     folder : Path
         The party's own; its working directory, with Flower's home in ``flwr/`` and the log in ``NAME.log``.
     command : Sequence[str]
@@ -35,6 +35,7 @@ class Party:
     ) -> None:
         self.name, self.folder, self.command = name, folder, list(command)
         self.log = folder / f"{name}.log"
+        self._before = self.log.stat().st_size if self.log.exists() else 0
         self._variables = variables or {}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -84,8 +85,8 @@ class Party:
         return None if self._process is None else self._process.poll()
 
     def text(self) -> str:
-        """Return the log so far."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        """Return what this party has said so far."""
+        return self.log.read_bytes()[self._before :].decode(errors="replace") if self.log.exists() else ""
 
     def wait(self, seconds: float) -> int:
         """Return the exit code; raises ``PartyError`` if the process does not end in time."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from examples.deployment.federation import Federation
 from examples.deployment.network import Network
 from examples.deployment.parties import Party
+from pdss_fl.privacy.counts import TEST_SPLIT
 from pdss_fl.privacy.ledger_file import read_ledger
 
 ROOT = Path(__file__).parent.parent.parent
@@ -64,11 +65,11 @@ class Scene:
         self.restarts.append(self.pool.submit(party.keep_starting, "SuperNode ID:", LONG))
 
     def charges(self, hospital: str) -> int:
-        """Return the number of releases in a hospital's ledger, of which none is there twice."""
+        """Return the number of texts in a hospital's ledger; no release in it is there twice, a noisy count neither."""
         found = read_ledger(self.home(hospital) / "state" / "ledger.jsonl")
         assert not found.trouble
         assert len({(line["example"], line["recipe"]) for line in found.lines}) == len(found.lines)
-        return len(found.lines)
+        return sum(line["example"] != TEST_SPLIT for line in found.lines)
 
     def status(self, run: str) -> str:
         """Return what the SuperLink says of the run that a log is about."""

@@ -2,7 +2,8 @@
 
 A run brings its code along, and a SuperNode runs it: who submits a run could change the app so that it reads the
 client's files. Behind a socket, this process runs the code that was installed on the client, under the client's
-policy, and as a user of its own; the run's code, as the SuperNode's user, can only hand on messages.
+policy, and as a user of its own. The run's code, as the SuperNode's user, gets from it only answers to messages; it can
+read that user's own files, the SuperNode's key among them, and open connections.
 
 What a changed app can still do is what any run can ask for: perturbed prompts as long as the ledger pays for them,
 and what the node's ``metrics`` policy reports.

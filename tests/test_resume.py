@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from pdss_fl.messages import PromptBatch, Rationale
 from pdss_fl.results import RunDirectory
 from pdss_fl.resume import RunName, fingerprint, unfinished_run
 from pdss_fl.server_app import run_comparison
+from pdss_fl.training import train_settings
 from tests.harness import EchoGenerator, LoopbackGrid, small_run
 
 EVERY = int(os.environ.get("PDSS_TEST_EVERY_POINT", "83"))  # 1 tries all of them, which takes minutes
@@ -30,18 +33,24 @@ class Killed(BaseException):
 
 
 class Machine:
-    """Goes off at the n-th point at which a process can die."""
+    """Goes off at the n-th point at which a process can die, or after the n-th training step."""
 
     def __init__(self) -> None:
-        self.points, self.last = 0, 0
+        self.points, self.last, self.steps, self.last_step = 0, 0, 0, 0
 
     def tick(self) -> None:
         self.points += 1
         if self.points == self.last:
             raise Killed
 
-    def start(self, last: int = 0) -> None:
-        self.points, self.last = 0, last
+    def step(self) -> None:
+        self.steps += 1
+        if self.steps == self.last_step:
+            raise Killed
+        self.tick()
+
+    def start(self, last: int = 0, last_step: int = 0) -> None:
+        self.points, self.last, self.steps, self.last_step = 0, last, 0, last_step
 
 
 class DyingGrid(LoopbackGrid):
@@ -120,8 +129,23 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     for module, name in ((os, "fsync"), (os, "replace"), (Path, "rename"), (Path, "write_text")):
         real = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, _real=real, **k: (off.tick(), _real(*a, **k))[1])
-    monkeypatch.setattr("pdss_fl.client.training_progress", lambda *_: lambda *_: off.tick())
+    monkeypatch.setattr("pdss_fl.client.training_progress", lambda *_: lambda *_: off.step())
+    often = {"checkpoint_every": 1}  # as a run of a hundred times more steps has it
+    monkeypatch.setattr("pdss_fl.client.train_settings", lambda *a: replace(train_settings(*a), **often))
     return off
+
+
+@pytest.fixture
+def went_on(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """After which steps trainings went on from a checkpoint, as the log says."""
+    steps: list[int] = []
+
+    class Reader(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            steps.extend(map(int, re.findall(r"the training goes on after step (\d+)", record.getMessage())))
+
+    monkeypatch.setattr(logging.getLogger("pdss_fl.slm.checkpoint"), "handlers", [Reader()])
+    return steps
 
 
 def world(folder: Path, tiny: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> World:
@@ -153,7 +177,7 @@ def differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
 
 
 def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(
-    tmp_path: Path, tiny: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny: Path, machine: Machine, went_on: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = world(tmp_path / "whole", tiny, machine, monkeypatch)
     machine.start()
@@ -168,6 +192,7 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(
             continue
         break
     assert dying.starts > 30
+    assert set(went_on) == set(range(1, STEPS // ROUNDS + 1)), "trainings went on after each of their steps"
     assert not differences(expected, outcome(run))
     assert dying.llm.asked_again == []
     assert dying.llm.taken == whole.llm.taken
@@ -179,16 +204,22 @@ SHARED = {"sharing.mode": "fedavg"}
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("changes", [{}, SHARED, {**SHARED, "slm.lora-rank": 2}], ids=["", "fedavg", "lora"])
 def test_at_whatever_point_a_run_dies_it_can_be_resumed(
-    changes: dict[str, Any], tmp_path: Path, tiny: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any],
+    tmp_path: Path,
+    tiny: Path,
+    machine: Machine,
+    went_on: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if "slm.lora-rank" in changes:
         changes = {**changes, "slm.model": str(tiny)}
     whole = world(tmp_path / "whole", tiny, machine, monkeypatch, **changes)
     machine.start()
-    expected, points = outcome(whole.start()), machine.points
-    for last in range(EVERY, points + 1, EVERY):
-        dying = world(tmp_path / str(last), tiny, machine, monkeypatch, **changes)
-        machine.start(last)
+    expected, points, steps = outcome(whole.start()), machine.points, machine.steps
+    halfway = steps // 2 + 1  # the first of a training's three steps
+    for last, last_step in [(0, halfway), *((last, 0) for last in range(EVERY, points + 1, EVERY))]:
+        dying = world(tmp_path / f"{last} {last_step}", tiny, machine, monkeypatch, **changes)
+        machine.start(last, last_step)
         try:
             dying.start()
         except Killed:
@@ -200,6 +231,9 @@ def test_at_whatever_point_a_run_dies_it_can_be_resumed(
         assert not differences(expected, outcome(run)), f"killed at point {last} of {points}"
         assert dying.llm.asked_again == []
         assert dying.llm.taken == whole.llm.taken
+        if last_step:
+            assert went_on == [1]
+            assert last_step + machine.steps == steps, "no step was done again"
 
 
 def test_another_run_or_other_settings_find_nothing_to_resume(

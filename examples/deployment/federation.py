@@ -88,12 +88,16 @@ class Federation:
         if self.network:
             self.network.create(self.names)
         self.llm.start()
-        self.superlink.start()
-        _wait_for_port(self.superlink, self.superlink_address, self.network)
+        self.start_superlink()
         self._write_connection()
         with ThreadPoolExecutor() as pool:
             list(pool.map(self.add, self.names))
         self.llm.wait_for("serving ", START_SECONDS)
+
+    def start_superlink(self) -> None:
+        """Start the SuperLink, also after it died, and wait until it listens."""
+        self.superlink.start()
+        _wait_for_port(self.superlink, self.superlink_address, self.network)
 
     def stop(self) -> None:
         """End every process, those that depend on others first; namespaces go with them."""

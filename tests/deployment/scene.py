@@ -47,22 +47,38 @@ class Scene:
         """Say what a hospital's client does wrong in which phase from now on."""
         (self.home(hospital) / "trouble.json").write_text(json.dumps(phases))
 
-    def submit(self, epsilon: float, timeout: float) -> Party:
+    def submit(self, epsilon: float, timeout: float, *more: str) -> Party:
         """Start a run of the app that lies."""
         limits = [f"perturb-timeout={timeout}", f"distill-timeout={timeout}", f"privacy.epsilon={epsilon}"]
-        return self.federation.submit([*SETTINGS, *limits])
+        chosen = dict(setting.split("=", 1) for setting in (*SETTINGS, *limits, *more))  # none may be there twice
+        return self.federation.submit([f"{key}={value}" for key, value in chosen.items()])
+
+    def journal(self) -> bytes:
+        """Return the whole lines of the only run's journal so far."""
+        found = [path.read_bytes() for path in self.federation.folder.glob("superlink/runs/run-*/journal.jsonl")]
+        return found[0][: found[0].rfind(b"\n") + 1] if found else b""
+
+    def wait_for(self, what: Callable[[], bool], name: str) -> None:
+        deadline = time.monotonic() + LONG
+        while not what():
+            assert time.monotonic() < deadline, f"never came to: {name}"
+            time.sleep(0.01)
 
     def kill_and_restart(self, hospital: str, phase: str) -> None:
         """Kill a hospital that has done the work of a phase and not told anybody, and have it started again."""
         reached = self.home(hospital) / f"reached-{phase}"
-        deadline = time.monotonic() + LONG
-        while not reached.exists():
-            assert time.monotonic() < deadline, f"{hospital} never came to {phase}"
-            time.sleep(0.1)
+        self.wait_for(reached.exists, f"{hospital} in {phase}")
+        reached.unlink()
         party = self.federation.hospitals[hospital]
         party.kill()
         self.trouble(hospital)
         self.restarts.append(self.pool.submit(party.keep_starting, "SuperNode ID:", LONG))
+
+    def all_are_back(self) -> None:
+        """Wait until every hospital that was killed has been taken in again."""
+        for restart in self.restarts:
+            restart.result()
+        self.restarts.clear()
 
     def charges(self, hospital: str) -> int:
         """Return the number of texts in a hospital's ledger; no release in it is there twice, a noisy count neither."""
@@ -83,7 +99,11 @@ def play(folder: Path, llm: Path, small_disk: str) -> Iterator[Scene]:
     """Start nine hospitals, in network namespaces where the machine allows it, and end them."""
     network = None if Network.trouble() else Network()
     federation = Federation(
-        folder / "parties", lying_app(folder / "app"), 9, ["--model", str(llm), "--adapter", ""], network
+        folder / "parties",
+        lying_app(folder / "app"),
+        9,
+        ["--model", str(llm), "--adapter", "", "--batch-size", "1"],
+        network,
     )
     for hospital in federation.names:
         (federation.folder / hospital / "data.jsonl").write_text(data())

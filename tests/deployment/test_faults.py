@@ -1,14 +1,15 @@
 """Faults of a deployed federation, with real processes: what dies, lies, is late or has no room.
 
-One federation of nine hospitals carries three runs one after the other: the ServerApp is killed; hospitals
-misbehave and are killed in each phase; the LLM server is away.
+One federation of nine hospitals carries three runs one after the other: the ServerApp is killed, then the SuperLink
+and a hospital that trains, and the run is resumed each time; hospitals misbehave and are killed in each phase; the LLM
+server is away.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +24,28 @@ from tests.deployment.scene import CANARY, EXAMPLES, LONG, QUESTIONS, Scene, pla
 GOOD, SMALL, DISTILL, EVALUATE, SLOW, FAIL, GARBAGE, ORDINALS, FLOOD = (f"hospital-{n}" for n in range(1, 10))
 HONEST = (GOOD, SMALL, DISTILL, EVALUATE)
 LIARS = {FAIL: "fail", GARBAGE: "garbage", ORDINALS: "ordinals", FLOOD: "flood"}
+CHARGED = (GOOD, DISTILL, EVALUATE)  # in the first run; the small disk would be full after it
+LONG_ANSWERS = "llm.max-new-tokens=100"  # so that there is time to kill somebody between two
 KILLED = {SMALL: "perturb", DISTILL: "distill", EVALUATE: "evaluate"}
+
+KILLED_WHY = ("did not answer in time or was lost", "failed (code 5)")
 
 pytestmark = pytest.mark.timeout(1500)  # of which most is waiting; on an idle machine minutes less
 
 
 @dataclass
 class Runs:
-    """How the three runs went, and the charges in the honest hospitals' ledgers after each."""
+    """How the three runs went, and the charges in the hospitals' ledgers after each.
+
+    The first one has three starts: after each the journal as it was, with how often the LLM was asked until then.
+    """
 
     killed: Outcome
     killed_status: str
+    resumed: Outcome
+    ended: Outcome
+    journals: list[tuple[bytes, int]]
+    at_kill: dict[str, int]
     after_kill: dict[str, int]
     troubled: Outcome
     after_trouble: dict[str, int]
@@ -51,28 +63,65 @@ def scene(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scen
 def runs(scene: Scene) -> Runs:
     for hospital, trouble in LIARS.items():
         scene.trouble(hospital, perturb=trouble)
-    scene.trouble(SLOW, perturb="fail")
+    for hospital in (SLOW, SMALL):
+        scene.trouble(hospital, perturb="fail")
     killed, seconds = kill_the_server_app(scene)
-    after_kill = {name: scene.charges(name) for name in HONEST}
+    at_kill, journals = charges(scene, CHARGED), [asked(scene)]
+    resumed = resume_and_kill_the_superlink(scene)
+    journals.append(asked(scene))
+    ended = resume(scene)
+    ended.wait(LONG)
+    after_kill = charges(scene, CHARGED)
+    journals.append(asked(scene))
     troubled = misbehave(scene, 1.5 * seconds + 12)
-    after_trouble = {name: scene.charges(name) for name in HONEST}
-    killed.wait(LONG)  # Flower takes a minute to notice
-    status = scene.status(killed.text())
+    after_trouble = charges(scene, (*HONEST, SLOW))
+    status = scene.status(killed.text())  # Flower takes a minute to notice
     away = ask_without_an_llm(scene)
-    after_away = {name: scene.charges(name) for name in HONEST}
-    return Runs(outcome(killed), status, after_kill, troubled, after_trouble, away, after_away)
+    after_away = charges(scene, (*HONEST, SLOW, GARBAGE))
+    return Runs(
+        outcome(killed), status, outcome(resumed), outcome(ended), journals, at_kill, after_kill, troubled,
+        after_trouble, away, after_away,
+    )  # fmt: skip
+
+
+def charges(scene: Scene, hospitals: Iterable[str]) -> dict[str, int]:
+    return {name: scene.charges(name) for name in hospitals}
+
+
+def asked(scene: Scene) -> tuple[bytes, int]:
+    """Return the journal, and how many requests the LLM server has ended."""
+    return scene.journal(), scene.federation.llm.text().count(" rationales in ")
 
 
 def kill_the_server_app(scene: Scene) -> tuple[Party, float]:
-    """Kill it when prompts have come and the LLM is away; return its run and the seconds of a trip to all clients."""
-    run, seconds = _until_the_llm_is_missed(scene, 7)
+    """Kill it when the LLM has answered a few prompts; return its run and the seconds of a trip to all clients."""
+    run = scene.submit(7, LONG, LONG_ANSWERS)
+    scene.wait_for(lambda: b'"sample"' in scene.journal(), "a round")
+    started = time.monotonic()
+    scene.wait_for(lambda: b'"answer"' in scene.journal(), "an answer of the LLM")
+    seconds = time.monotonic() - started
     for process in psutil.Process(scene.federation.superlink.pid).children(recursive=True):
         if "flwr-serverapp" in " ".join(process.cmdline()):
             process.kill()
-    since = len(scene.federation.llm.text())
-    scene.federation.llm.start()
-    scene.federation.llm.wait_for("serving ", LONG, since)
     return run, seconds
+
+
+def resume_and_kill_the_superlink(scene: Scene) -> Party:
+    """Resume, and kill the SuperLink, the new ServerApp and one hospital while this one trains."""
+    scene.trouble(DISTILL, distill="halfway")
+    run = resume(scene)
+    reached = scene.home(DISTILL) / "reached-distill"
+    scene.wait_for(reached.exists, "a training step")
+    scene.federation.superlink.kill()
+    scene.kill_and_restart(DISTILL, "distill")
+    scene.federation.start_superlink()
+    scene.all_are_back()
+    return run
+
+
+def resume(scene: Scene) -> Party:
+    """Go on with the first run, under a timeout that is another."""
+    return scene.submit(7, LONG + 1, LONG_ANSWERS, "resume=true")
 
 
 def misbehave(scene: Scene, timeout: float) -> Outcome:
@@ -85,28 +134,22 @@ def misbehave(scene: Scene, timeout: float) -> Outcome:
     for hospital, phase in KILLED.items():
         scene.kill_and_restart(hospital, phase)
     run.wait(LONG)
-    scene.trouble(SLOW, perturb="fail")
-    for restart in scene.restarts:
-        restart.result()
+    scene.trouble(SLOW)
+    scene.trouble(GARBAGE, distill="garbage")
+    scene.all_are_back()
     return outcome(run)
 
 
 def ask_without_an_llm(scene: Scene) -> Outcome:
     """Run while the LLM server is away when it is wanted, and comes back later."""
-    run, _ = _until_the_llm_is_missed(scene, 6)
+    run = scene.submit(6, LONG)
+    run.wait_for("method pdss starts", LONG)
+    scene.federation.llm.kill()
+    run.wait_for("LLM: ", LONG, run.text().index("method pdss starts"))
     time.sleep(60)  # the strategy asks in vain meanwhile
     scene.federation.llm.start()
     run.wait(LONG)
     return outcome(run)
-
-
-def _until_the_llm_is_missed(scene: Scene, epsilon: float) -> tuple[Party, float]:
-    run = scene.submit(epsilon, LONG)
-    run.wait_for("method pdss starts", LONG)
-    started = time.monotonic()
-    scene.federation.llm.kill()
-    run.wait_for("LLM: ", LONG, run.text().index("method pdss starts"))
-    return run, time.monotonic() - started
 
 
 def lines(run: Outcome, what: str) -> str:
@@ -120,44 +163,93 @@ def answered(run: Outcome) -> int:
     return int(json.loads((run.directory / "summary.json").read_text())["accuracy"]["pdss"]["n"])
 
 
-def test_a_killed_server_app_ends_the_run_as_failed_and_the_next_run_works(runs: Runs) -> None:
+def answers(journal: bytes) -> list[tuple[str, int]]:
+    """The batch and the ordinal of every answer of the LLM in a journal."""
+    rows = [json.loads(line) for line in journal.splitlines()]
+    return [(row["batch"], row["ordinal"]) for row in rows if row["kind"] == "answer"]
+
+
+def left_out(run: Outcome) -> dict[tuple[str, str], str]:
+    """Why a client took no part in a step, in a run's result."""
+    assert run.directory is not None, run.text
+    rows = json.loads((run.directory / "summary.json").read_text())["left-out"]
+    return {(f"client {row['node']} ", row["step"]): row["why"] for row in rows}
+
+
+def test_a_killed_server_app_ends_the_run_as_failed(runs: Runs) -> None:
     assert runs.killed.directory is None
     assert runs.killed_status.startswith("finished:failed")
-    assert runs.after_kill == dict.fromkeys(HONEST, EXAMPLES)
-    assert runs.troubled.directory is not None
+    assert "goes on with" not in runs.killed.text
+
+
+def test_resumed_after_it_and_after_a_dead_superlink_the_run_has_its_result(scene: Scene, runs: Runs) -> None:
+    (first,) = [path for path in scene.federation.folder.glob("superlink/runs/run-*") if path.name in runs.resumed.text]
+    assert runs.resumed.directory is None
+    assert runs.ended.directory == first
+    for again in (runs.resumed, runs.ended):
+        assert f"goes on with {first.name}" in again.text
+    assert answered(runs.ended) == len(CHARGED) * QUESTIONS
+    absent = {(scene.node(hospital), "query.perturb") for hospital in (SLOW, SMALL, *LIARS)}
+    assert left_out(runs.ended).keys() == absent
+
+
+def test_resumed_it_asks_only_for_what_was_not_answered_and_charges_nothing(runs: Runs) -> None:
+    (killed, requests), (resumed, requests_then), (ended, requests_at_last) = runs.journals
+    prompts = len(CHARGED) * EXAMPLES
+    assert 0 < len(answers(killed)) < prompts, "killed between two answers"
+    assert resumed.startswith(killed)
+    assert ended.startswith(resumed)
+    assert len(answers(resumed)) == len(set(answers(resumed))) == prompts, "no prompt was answered twice"
+    assert answers(ended) == answers(resumed)
+    left = prompts - len(answers(killed))
+    assert f"LLM: {left} of {left} prompts answered" in runs.resumed.text
+    assert requests_then <= requests + 2, "one for the rest; the killed one may have ended in between"
+    assert requests_at_last == requests_then, "all was answered, so nothing was asked"
+    assert runs.after_kill == runs.at_kill == dict.fromkeys(CHARGED, EXAMPLES)
+
+
+def test_a_hospital_killed_while_it_trained_goes_on_from_its_checkpoint(scene: Scene, runs: Runs) -> None:
+    assert "the training goes on after step 1" in scene.federation.hospitals[DISTILL].text()
+    assert "the training goes on" not in scene.federation.hospitals[GOOD].text()
 
 
 def test_the_good_hospital_has_a_result_and_everybody_else_is_named_with_the_reason(scene: Scene, runs: Runs) -> None:
     assert answered(runs.troubled) == QUESTIONS
     assert "LLM: 12 prompts of 3 clients" in runs.troubled.text
-    for hospital, reason in (
-        (SLOW, "query.perturb: {}did not answer in time or was lost"),
-        (SMALL, "query.perturb: {}"),
-        (FAIL, "query.perturb: {}failed (code 100): the client failed; its own log says where"),
-        (GARBAGE, "{}left out of round 1: the prompt batch of 300 bytes is truncated or damaged"),
-        (ORDINALS, "{}left out of round 1: the prompt batch has 4 ordinals between 4 and 7"),
-        (FLOOD, f"{{}}left out of round 1: the prompt batch holds 40000 prompts; at most {EXAMPLES} are accepted"),
-        (DISTILL, "distill: {}"),
-        (EVALUATE, "evaluate: {}"),
-    ):
-        assert reason.format(scene.node(hospital)) in lines(runs.troubled, scene.node(hospital)), hospital
-    assert runs.troubled.directory is not None
-    summary = json.loads((runs.troubled.directory / "summary.json").read_text())
-    absent = {(f"client {row['node']} ", row["step"]) for row in summary["left-out"]}
-    before = {(scene.node(hospital), "query.perturb") for hospital in (SLOW, SMALL, *LIARS)}
-    assert absent == before | {(scene.node(DISTILL), "distill"), (scene.node(EVALUATE), "evaluate")}
-    for hospital in (SMALL, DISTILL, EVALUATE):
-        told = lines(runs.troubled, scene.node(hospital))
-        assert "did not answer in time or was lost" in told or "failed (code 5)" in told
+    reasons = {
+        (SLOW, "query.perturb"): "did not answer in time or was lost",
+        (SMALL, "query.perturb"): KILLED_WHY,
+        (FAIL, "query.perturb"): "failed (code 100): the client failed; its own log says where",
+        (GARBAGE, "query.perturb"): "left out of round 1: the prompt batch of 300 bytes is truncated or damaged",
+        (ORDINALS, "query.perturb"): "left out of round 1: the prompt batch has 4 ordinals between 4 and 7",
+        (FLOOD, "query.perturb"): f"left out of round 1: the prompt batch holds 40000 prompts; at most {EXAMPLES} are",
+        (DISTILL, "distill"): KILLED_WHY,
+        (EVALUATE, "evaluate"): KILLED_WHY,
+    }
+    found = left_out(runs.troubled)
+    assert found.keys() == {(scene.node(hospital), step) for hospital, step in reasons}
+    for (hospital, step), reason in reasons.items():
+        why = found[scene.node(hospital), step]
+        assert why.startswith(reason), hospital
+        assert f"{step}: {scene.node(hospital)}{why}" in runs.troubled.text, hospital
     assert scene.node(GOOD) not in runs.troubled.text
 
 
 def test_what_was_killed_is_back_in_the_next_run_and_the_llm_server_may_be_away(scene: Scene, runs: Runs) -> None:
-    assert "LLM: 16 prompts of 4 clients" in runs.away.text
-    assert "LLM: 16 of 16 prompts answered" in runs.away.text
-    assert answered(runs.away) == 3 * QUESTIONS
-    for hospital in (GOOD, DISTILL, EVALUATE):
+    assert "LLM: 24 prompts of 6 clients" in runs.away.text
+    assert "LLM: 24 of 24 prompts answered" in runs.away.text
+    assert answered(runs.away) == 4 * QUESTIONS
+    for hospital in (GOOD, DISTILL, EVALUATE, SLOW):
         assert scene.node(hospital) not in runs.away.text
+
+
+def test_garbage_after_training_is_no_result_and_takes_nobody_else_with_it(scene: Scene, runs: Runs) -> None:
+    assert runs.away.directory is not None
+    rows = [json.loads(line) for line in (runs.away.directory / "metrics.jsonl").read_text().splitlines()]
+    (own,) = [row for row in rows if scene.node(GARBAGE) == f"client {row['node']} "]
+    assert own["phase"] == "distill"
+    assert "num-examples" not in own
+    assert "failed (code 107): this client has not trained" in left_out(runs.away)[scene.node(GARBAGE), "evaluate"]
 
 
 def test_a_full_disk_is_named_and_takes_nobody_else_with_it(scene: Scene, runs: Runs) -> None:
@@ -167,8 +259,9 @@ def test_a_full_disk_is_named_and_takes_nobody_else_with_it(scene: Scene, runs: 
 
 
 def test_no_fault_loses_a_charge_or_charges_twice(runs: Runs) -> None:
-    assert runs.after_trouble == dict.fromkeys(HONEST, 2 * EXAMPLES), "another epsilon is another release"
-    assert runs.after_away == runs.after_trouble, "what was charged in a run that died is sent again for nothing"
+    twice = dict.fromkeys(CHARGED, 2 * EXAMPLES)
+    assert runs.after_trouble == {**twice, SMALL: EXAMPLES, SLOW: EXAMPLES}, "another epsilon is another release"
+    assert runs.after_away == {**runs.after_trouble, GARBAGE: EXAMPLES}, "what came too late is sent again for nothing"
 
 
 def test_no_raw_text_is_on_the_servers_side(scene: Scene, runs: Runs) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -48,7 +49,7 @@ def _answer(phase: str, msg: Message, context: Context) -> Message:
     if trouble == "fail":
         raise ValueError((home / "data.jsonl").read_text())
     if trouble == "garbage":
-        return _reply(msg, os.urandom(300))
+        return _reply(msg, os.urandom(300))  # without the counts that ``distill`` reports
     if trouble == "ordinals":  # those of the next client's prompts, in a batch of all
         batch = _batch(PROMPTS).to_proto()
         for prompt in batch.prompts:
@@ -56,17 +57,29 @@ def _answer(phase: str, msg: Message, context: Context) -> Message:
         return _reply(msg, batch.SerializeToString())
     if trouble == "flood":
         return _reply(msg, _batch(10_000 * PROMPTS).to_proto().SerializeToString())
-    if trouble == "slow":
-        (home / f"reached-{phase}").touch()
-        time.sleep(float((home / "seconds").read_text()))
-        return _reply(msg, b"late")
     from pdss_fl.client_app import app as real
 
+    if trouble == "halfway":
+        _hang_after_a_training_step(home / f"reached-{phase}")
     reply = real(msg, context)
+    if trouble == "slow":
+        time.sleep(float((home / "seconds").read_text()))
     if trouble == "hang":  # after the work is done and before anybody knows
         (home / f"reached-{phase}").touch()
         time.sleep(600)
     return reply
+
+
+def _hang_after_a_training_step(reached: Path) -> None:
+    """Let the real client train one step, write a checkpoint as after a hundred, and come no further."""
+    from pdss_fl import client, training
+
+    def on_step(step: int, loss: float) -> None:
+        reached.touch()
+        time.sleep(600)
+
+    client.train_settings = lambda *asked: replace(training.train_settings(*asked), checkpoint_every=1)
+    client.training_progress = lambda *_: on_step
 
 
 def _batch(prompts: int) -> PromptBatch:

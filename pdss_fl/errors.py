@@ -7,7 +7,8 @@ PdssError
 ├── BudgetExhausted     every example has spent what its node allows
 ├── MessageError        a batch is empty, truncated, oversized, of another version or out of order
 ├── LLMUnavailable      the LLM cannot be loaded or reached, or gave up
-│   └── Busy            as many prompts wait for the LLM as its bound allows
+│   ├── Busy            as many prompts wait for the LLM as its bound allows
+│   └── LLMFailed       the LLM failed on every prompt of a request
 ├── StoreError          the node's own files cannot be written or read
 └── QuorumLost          too few clients answered a step for the run to go on
 """
@@ -80,6 +81,12 @@ class Busy(LLMUnavailable):
     """As many prompts wait for the LLM as its bound allows; asking again later may help."""
 
     code = 109
+
+
+class LLMFailed(LLMUnavailable):
+    """The LLM failed on every prompt of a request; asking the same again does not help."""
+
+    code = 110
 
 
 class StoreError(PdssError):

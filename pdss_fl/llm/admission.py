@@ -2,49 +2,14 @@
 
 from __future__ import annotations
 
-from array import array
-from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from queue import SimpleQueue
+from collections import Counter, deque
+from collections.abc import Callable
 
 from pdss_fl.errors import Busy
-from pdss_fl.messages import Rationale
+from pdss_fl.llm.jobs import Job
 
 MAX_QUEUED = 100_000
 KEPT_TENANTS = 1_000
-
-
-@dataclass(eq=False)
-class Request:
-    """One request: where its answers go, and how many are missing."""
-
-    tenant: str
-    is_cancelled: Callable[[], bool]
-    missing: int
-    answers: SimpleQueue[Rationale | Exception | None] = field(default_factory=SimpleQueue)
-    jobs: list[Job] = field(default_factory=list)
-    over: bool = False
-
-
-@dataclass(eq=False)
-class Job:
-    """One prompt that is written once, for all ``waiters`` (a request and the prompt's ordinal in it)."""
-
-    key: bytes
-    tenant: str
-    prompt: array[int]
-    limit: int
-    stops: tuple[str, ...]
-    submitted: float
-    waiters: list[tuple[Request, int]]
-    written: list[int] = field(default_factory=list)
-    queued: bool = True
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens it may come to."""
-        return len(self.prompt) + self.limit
 
 
 class Waiting:
@@ -56,17 +21,20 @@ class Waiting:
     Parameters
     ----------
     bound : int
-        Most jobs that may wait.
+        Most jobs that may wait, but that nobody's jobs keep out another's: where more would wait, only a tenant
+        that would then hold more than its equal share of the bound is refused. So the n tenants that wait hold
+        at most (1 + 1/2 + ... + 1/n) times the bound.
     """
 
     def __init__(self, bound: int) -> None:
-        self._bound, self._count = bound, 0
+        self._bound = bound
+        self._held: Counter[str] = Counter()
         self._tenants: dict[str, deque[deque[Job]]] = {}
         self._served: dict[str, int] = {}
         self._floor = 0
 
     def __len__(self) -> int:
-        return self._count
+        return self._held.total()
 
     def add(self, tenant: str, jobs: list[Job]) -> None:
         """Let the jobs of one request wait, the longest first.
@@ -74,12 +42,15 @@ class Waiting:
         Raises
         ------
         Busy
-            If more would wait than the bound allows; then none of them waits.
+            If more would wait than the bound allows, and more of this tenant than its share; then none of them
+            waits. It tells nothing of what others wait for.
         """
-        if self._count + len(jobs) > self._bound:
+        held = self._held[tenant]  # a missing one counts zero and stays missing
+        share = self._bound / len(self._held.keys() | {tenant})
+        if len(self) + len(jobs) > self._bound and held + len(jobs) > share:
             raise Busy(
-                f"{self._count} prompts are waiting for the LLM and {len(jobs)} more would exceed its bound of "
-                f"{self._bound}; retry later, or send fewer at a time"
+                f"{held} of your prompts wait for the LLM, and {len(jobs)} more would exceed its bound of "
+                f"{self._bound}, which all who wait share; retry later, or send fewer at a time"
             )
         if not jobs:
             return
@@ -88,13 +59,15 @@ class Waiting:
             self._served[tenant] = max(self._served.get(tenant, 0), self._floor)
             self._forget_tenants()
         self._tenants[tenant].append(deque(sorted(jobs, key=lambda job: -job.tokens)))
-        self._count += len(jobs)
+        self._held[tenant] += len(jobs)
 
     def discard(self, job: Job) -> None:
         """Stop counting a job that nobody waits for any more."""
         if job.queued:
             job.queued = False
-            self._count -= 1
+            self._held[job.tenant] -= 1
+            if not self._held[job.tenant]:
+                del self._held[job.tenant]
 
     def take(self, fits: Callable[[Job], bool]) -> list[Job]:
         """Return the jobs that are next, up to the first that does not fit."""
@@ -136,12 +109,3 @@ class Waiting:
         """Drop shares that no longer matter: of tenants that would come back with ``_floor`` anyway."""
         if len(self._served) > KEPT_TENANTS:
             self._served = {t: s for t, s in self._served.items() if t in self._tenants or s > self._floor}
-
-
-def by_request(jobs: Iterable[Job]) -> list[list[Job]]:
-    """Group jobs by the first request that waits for each; jobs that nobody waits for are left out."""
-    groups: dict[int, list[Job]] = {}
-    for job in jobs:
-        if waiters := job.waiters:  # read once: another thread may replace the list
-            groups.setdefault(id(waiters[0][0]), []).append(job)
-    return list(groups.values())

@@ -10,7 +10,7 @@ from array import array
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
-from pdss_fl.llm.admission import Job
+from pdss_fl.llm.jobs import Job
 from pdss_fl.llm.writing import Written
 
 KEPT = 4_096

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable
 
 from pdss_fl.errors import LLMUnavailable
-from pdss_fl.llm.admission import Job, by_request
 from pdss_fl.llm.decode import FAILED, Decoder, RunningBatch, close_gaps
+from pdss_fl.llm.jobs import Job, by_request, in_halves
 from pdss_fl.llm.writing import Written
 
 READ_TOKENS = {"cpu": 768}
@@ -22,8 +22,9 @@ class Runner:
     """A running batch and the jobs that its rows belong to; used by one thread.
 
     When the model raises, nothing says for which row. Then all jobs of the batch are set apart, and the
-    jobs of each request are run again, from what was written, with no other's: the request that raises
-    once more has failed, the others go on. No job joins until that is over.
+    jobs of each request are run again, from what was written, with no other's. Those of a request that raises
+    once more are run in halves, and in halves of these: only a job that raises by itself has failed, the
+    others go on. So a batch that the memory is too small for gets through, too. No job joins until that is over.
 
     Parameters
     ----------
@@ -129,16 +130,19 @@ class Runner:
             return LLMUnavailable(f"the LLM's tokenizer failed on what was written ({type(error).__name__})")
 
     def _blame(self, jobs: list[Job], error: Exception) -> list[Event]:
-        """Find out whose jobs a failure belongs to: those of the only request there is, or run the requests apart."""
+        """Find out which job a failure belongs to: the only one that was run, or set them apart to be run again."""
+        if len(jobs) == 1 and not self.jobs:
+            failure = LLMUnavailable(
+                f"the LLM failed on a prompt by itself ({type(error).__name__}); if its memory ran out, name a smaller "
+                "llm.model, or shorten the prompts",
+                private=str(error),
+            )
+            return [(jobs[0], failure)]
         groups = by_request(jobs)
-        if len(groups) > 1:
-            self._suspects += groups
-            return []
-        failure = LLMUnavailable(
-            f"the LLM failed while it wrote ({type(error).__name__}); lower llm.batch-size if its memory ran out",
-            private=str(error),
-        )
-        return [(job, failure) for job in jobs]
+        if len(groups) == 1 and len(jobs) > 1:
+            groups = in_halves(jobs)
+        self._suspects += groups
+        return []
 
 
 def _groups(jobs: list[Job], shared: int, most: int) -> list[list[Job]]:

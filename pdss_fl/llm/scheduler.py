@@ -17,14 +17,16 @@ from pathlib import Path
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pdss_fl import __version__
-from pdss_fl.errors import Busy, LLMUnavailable, SettingError
+from pdss_fl.errors import Busy, LLMFailed, LLMUnavailable, SettingError
 from pdss_fl.llm.adapter import apply_adapter
-from pdss_fl.llm.admission import MAX_QUEUED, Job, Request, Waiting
+from pdss_fl.llm.admission import MAX_QUEUED, Waiting
 from pdss_fl.llm.answers import Answers, key_of
 from pdss_fl.llm.counters import Counters, SchedulerStats
 from pdss_fl.llm.decode import Decoder
 from pdss_fl.llm.instruction import Instruction
+from pdss_fl.llm.jobs import Job, Request
 from pdss_fl.llm.loading import load_causal_lm
+from pdss_fl.llm.memory import Room, batch_tokens
 from pdss_fl.llm.packed import pack
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.runner import Runner
@@ -33,9 +35,6 @@ from pdss_fl.llm_settings import LLMSettings
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch, Rationale, ServerInfo
 
 BATCH_SIZE = LLMSettings().batch_size
-MAX_BATCH_TOKENS = 32_768
-"""Bound of rows x tokens of the batch (those of the shared beginning once), so that memory is bounded."""
-
 _STOPPING = "the LLM server is stopping; ask it again when it is back"
 
 
@@ -58,7 +57,9 @@ class Scheduler:
     batch_size : int (default: 128)
         Most prompts that are written at a time, at least 1.
     max_queued : int (default: 100,000)
-        Most prompts that wait, of all callers together.
+        Most prompts that wait, of all callers together; see ``Waiting`` for what each tenant may hold of it.
+    max_batch_tokens : int | None (default: None)
+        Bound of rows x tokens of the batch (those of the shared beginning once); ``batch_tokens`` if not given.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Scheduler:
         instruction: Instruction,
         batch_size: int = BATCH_SIZE,
         max_queued: int = MAX_QUEUED,
+        max_batch_tokens: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise SettingError(f"llm.batch-size = {batch_size}; give at least 1")
@@ -78,6 +80,7 @@ class Scheduler:
         self._runner = Runner(self._decoder, self._judge)
         self._info = ServerInfo(name, __version__, dtype=str(model.dtype).removeprefix("torch."))
         self._batch_size = batch_size
+        self._max_tokens = batch_tokens(model) if max_batch_tokens is None else max_batch_tokens
         self._changed = threading.Condition()  # guards everything below; the runner is the thread's own
         self._waiting, self._answers, self._counters = Waiting(max_queued), Answers(), Counters()
         self._requests: set[Request] = set()
@@ -131,7 +134,8 @@ class Scheduler:
 
         ``settings.max_new_tokens`` is capped by ``info.max_new_tokens``, a rationale by
         ``MAX_RATIONALE_CHARS``. Prompts wait from the first ``next`` on; closing the iterator frees their
-        places. ``is_cancelled`` is asked by the scheduler's thread, too, at every token.
+        places. ``is_cancelled`` is asked by the scheduler's thread, too, at every token. A prompt on which the
+        LLM fails gets an empty rationale of no tokens (``Finish.LENGTH``); the log counts them.
 
         Raises
         ------
@@ -140,8 +144,10 @@ class Scheduler:
             before anything is written.
         Busy
             If too many prompts wait; at the first ``next``.
+        LLMFailed
+            If the model fails on every prompt, or on the first ``GIVE_UP`` of them, for example for want of memory.
         LLMUnavailable
-            If the model fails while it writes, for example for want of memory, or the scheduler is closed.
+            If the scheduler is closed.
         """
         limit = min(settings.max_new_tokens, self.info.max_new_tokens)
         prompts = self._scribe.read(batch.prompts, limit)
@@ -218,12 +224,12 @@ class Scheduler:
                 self._runner.abandon()
                 self._thread = None
                 for request in list(self._requests):
-                    self._end(request, LLMUnavailable(f"the scheduler failed ({type(error).__name__})", str(error)))
+                    self._end(request, LLMFailed(f"the scheduler failed ({type(error).__name__})", str(error)))
             raise
 
     def _turn(self) -> bool:
         """Write one token of everything; say whether there was anything to write."""
-        unwanted = [request for request in list(self._requests) if _is_over(request)]
+        unwanted = [request for request in list(self._requests) if request.is_unwanted()]
         with self._changed:
             for request in unwanted:
                 self._end(request)
@@ -250,15 +256,8 @@ class Scheduler:
         free = self._batch_size - len(running)
         if running and free < min(len(self._waiting), max(self._batch_size // 8, 1)):
             return []
-        shared = self._decoder.shared_tokens
-        rows, width = len(running), max((job.tokens for job in running), default=0) - shared
-
-        def fits(job: Job) -> bool:
-            nonlocal rows, width
-            rows, width = rows + 1, max(width, job.tokens - shared)
-            return rows == 1 or (rows <= self._batch_size and rows * width <= MAX_BATCH_TOKENS)
-
-        return self._waiting.take(fits)
+        room = Room(self._batch_size, self._max_tokens, self._decoder.shared_tokens, [job.tokens for job in running])
+        return self._waiting.take(lambda job: room.take(job.tokens))
 
     def _judge(self, job: Job) -> Written | None:
         return self._scribe.verdict(job.written, job.limit, job.stops)
@@ -272,18 +271,21 @@ class Scheduler:
         if isinstance(outcome, Written):
             self._answers.keep(job.key, outcome)
         for request, ordinal in waiters:
-            if isinstance(outcome, Written):
-                self._answer(request, ordinal, outcome)
-            else:
-                self._end(request, LLMUnavailable(outcome.public, outcome.private))
+            self._answer(request, ordinal, outcome)
 
-    def _answer(self, request: Request, ordinal: int, written: Written) -> None:
+    def _answer(self, request: Request, ordinal: int, outcome: Written | LLMUnavailable) -> None:
         if request.over:
             return
-        request.answers.put(Rationale(ordinal, *written))
-        request.missing -= 1
-        self._counters.prompts += 1
-        if not request.missing:
+        if isinstance(outcome, Written):
+            request.answer(ordinal, outcome)
+            self._counters.prompts += 1
+        else:
+            request.lose(ordinal, outcome.public)
+            if request.is_lost:
+                text = f"the LLM failed on {len(request.failed)} prompts and wrote none: {outcome.public}"
+                self._end(request, LLMFailed(text, outcome.private))
+        if not request.missing and not request.over:
+            request.warn()
             self._end(request)
 
     def _end(self, request: Request, error: LLMUnavailable | None = None) -> None:
@@ -300,10 +302,3 @@ class Scheduler:
                 self._answers.forget(job)
         request.jobs.clear()
         self._changed.notify_all()
-
-
-def _is_over(request: Request) -> bool:
-    try:
-        return request.is_cancelled()
-    except Exception:  # the caller's own code; its request ends, the others go on
-        return True

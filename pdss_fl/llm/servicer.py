@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from pdss_fl.errors import Busy, LLMUnavailable, MessageError
+from pdss_fl.errors import Busy, LLMFailed, LLMUnavailable, MessageError
 from pdss_fl.llm.calls import RETRY_SECONDS, Call, Calls, Refusal, ServiceLimits
 from pdss_fl.llm.metrics import ServiceMetrics, short_hash
 from pdss_fl.llm.protocol import RationaleGenerator
@@ -251,7 +251,9 @@ def _refusal(error: Exception) -> Refusal:
         return Refusal(grpc.StatusCode.INVALID_ARGUMENT, error.public)
     if isinstance(error, LLMUnavailable):
         logger.error("%s", error.public)
-        return Refusal(grpc.StatusCode.UNAVAILABLE, error.public)
+        # Clients ask again what is unavailable; what has failed would fail again, and set others' rows apart again.
+        code = grpc.StatusCode.INTERNAL if isinstance(error, LLMFailed) else grpc.StatusCode.UNAVAILABLE
+        return Refusal(code, error.public)
     # The error's own text can quote a prompt; the lines of code that it went through cannot.
     lines = "".join(traceback.format_tb(error.__traceback__))
     logger.error("the LLM failed with %s\n%s", type(error).__name__, lines)

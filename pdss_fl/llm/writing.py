@@ -62,15 +62,17 @@ class Scribe:
         try:
             encoded = self._encode(prompts)
         except Exception:  # whatever a tokenizer raises; its text can quote the prompt
-            failing = [p.ordinal for p in prompts if not self._can_encode(p)]
-            raise MessageError(f"the LLM's tokenizer fails on prompts (ordinals {_named(failing)})") from None
+            raise self._unreadable(prompts) from None
         self._check_context(encoded, limit)
         return encoded
 
     def count(self, prompts: Sequence[PerturbedPrompt]) -> list[int]:
-        """Return how many tokens each prompt's own text has."""
+        """Return how many tokens each prompt's own text has; raises ``MessageError`` if the tokenizer fails on one."""
         texts = ("\n".join((prompt.question, *prompt.choices)) for prompt in prompts)
-        return [len(ids) for ids in self._in_turns(texts, special=False)]
+        try:
+            return [len(ids) for ids in self._in_turns(texts, special=False)]
+        except Exception:  # as in ``read``
+            raise self._unreadable(prompts) from None
 
     def verdict(self, tokens: Sequence[int], limit: int, stops: tuple[str, ...]) -> Written | None:
         """Return the rationale that ``tokens`` are, ``None`` if it is unfinished.
@@ -100,6 +102,10 @@ class Scribe:
             with self._turn:
                 encoding = self._tokenizer(part, add_special_tokens=special)
             yield from encoding["input_ids"]
+
+    def _unreadable(self, prompts: Sequence[PerturbedPrompt]) -> MessageError:
+        failing = [p.ordinal for p in prompts if not self._can_encode(p)]
+        return MessageError(f"the LLM's tokenizer fails on prompts (ordinals {_named(failing)})")
 
     def _can_encode(self, prompt: PerturbedPrompt) -> bool:
         try:

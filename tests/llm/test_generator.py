@@ -124,7 +124,7 @@ def test_an_llm_that_fails_is_unavailable() -> None:
         raise torch.OutOfMemoryError("tried to allocate 8 GiB")
 
     model.register_forward_pre_hook(run_out)
-    with pytest.raises(LLMUnavailable, match=r"OutOfMemoryError.*llm\.batch-size"):
+    with pytest.raises(LLMUnavailable, match=r"OutOfMemoryError.*llm\.model"):
         texts(generator, make_batch(2))
 
 

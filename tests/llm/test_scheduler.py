@@ -11,23 +11,24 @@ import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
 import pytest
-import torch
 
 from pdss_fl.errors import Busy, LLMUnavailable, MessageError
 from pdss_fl.llm.instruction import EVERYDAY, Instruction
+from pdss_fl.llm.protocol import never
 from pdss_fl.llm.scheduler import Scheduler
 from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch, Rationale
-from tests.llm.helpers import STATEMENT, make_batch, make_llama, make_tokenizer
+from tests.llm.helpers import STATEMENT, Gate, make_batch, make_llama, make_tokenizer
 
 SETTINGS = GenerationSettings(max_new_tokens=16, stop=())
 SHORT = Instruction("Say why.", EVERYDAY.demonstrations[:1])
 
 
-def make_scheduler(batch_size: int = 8, max_queued: int = 1000, model: Any = None) -> Scheduler:
+def make_scheduler(
+    batch_size: int = 8, max_queued: int = 1000, model: Any = None, max_batch_tokens: int | None = None
+) -> Scheduler:
     return Scheduler(
         model or make_llama(),
         make_tokenizer(),
@@ -35,6 +36,7 @@ def make_scheduler(batch_size: int = 8, max_queued: int = 1000, model: Any = Non
         instruction=SHORT,
         batch_size=batch_size,
         max_queued=max_queued,
+        max_batch_tokens=max_batch_tokens,
     )
 
 
@@ -150,37 +152,6 @@ def test_a_callers_own_failure_ends_its_call_only() -> None:
         assert bad.exception() or bad.result() == []
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_a_row_on_which_the_model_raises_fails_its_own_call_only(late: bool) -> None:
-    model, bad = make_llama(), numbered(range(100, 103))
-    clean = [texts(list(make_scheduler().generate(numbered(range(5 * i, 5 * i + 5)), SETTINGS))) for i in range(4)]
-    marker = make_tokenizer()(" robin 101 have", add_special_tokens=False)["input_ids"]
-    scheduler = make_scheduler(batch_size=32, model=model)
-
-    def raise_on_marker(_: Any, __: Any, keywords: dict[str, Any]) -> None:
-        rows = keywords["input_ids"].tolist()
-        if late:  # while rows of several calls write, not when one call's prompts are read
-            running = scheduler._runner.jobs if len(rows[0]) == 1 else []
-            rows = [list(job.prompt) for job in running if len(job.written) > 3]
-        if any(row[i : i + len(marker)] == marker for row in rows for i in range(len(row))):
-            raise RuntimeError("a kernel failed on private text")
-
-    model.register_forward_pre_hook(raise_on_marker, with_kwargs=True)
-    with ThreadPoolExecutor(5) as pool:
-        failing = pool.submit(lambda: list(scheduler.generate(bad, SETTINGS, tenant="bad")))
-        good = [
-            pool.submit(
-                lambda i=i: list(scheduler.generate(numbered(range(5 * i, 5 * i + 5)), SETTINGS, tenant=str(i)))
-            )
-            for i in range(4)
-        ]
-        assert [texts(call.result()) for call in good] == clean
-        error = failing.exception()
-    assert isinstance(error, LLMUnavailable)
-    assert "private" not in error.public
-    assert len(list(scheduler.generate(numbered(range(3)), SETTINGS, tenant="later"))) == 3
-
-
 def test_a_prompt_that_the_tokenizer_fails_on_is_named_by_ordinal() -> None:
     prompts = (PerturbedPrompt(0, "robin"), PerturbedPrompt(1, "kettle \ud800"))
     scheduler = make_scheduler()
@@ -188,22 +159,6 @@ def test_a_prompt_that_the_tokenizer_fails_on_is_named_by_ordinal() -> None:
         scheduler.generate(PromptBatch(prompts, STATEMENT), SETTINGS)
     assert "kettle" not in caught.value.local
     assert len(list(scheduler.generate(numbered(range(3)), SETTINGS))) == 3
-
-
-def test_a_row_without_numbers_fails_its_own_call_only() -> None:
-    model = make_llama()
-    expected = texts(list(make_scheduler().generate(numbered(range(9)), SETTINGS)))
-    sign = next(sign for sign in "~^|#@{}" if sign not in "".join(expected))
-    poison = make_tokenizer()(sign, add_special_tokens=False)["input_ids"]
-    with torch.no_grad():
-        model.get_input_embeddings().weight[poison] = float("nan")
-    scheduler = make_scheduler(model=model)
-    bad = PromptBatch((PerturbedPrompt(0, f"robin {sign}"),), STATEMENT)
-    with ThreadPoolExecutor(2) as pool:
-        failing = pool.submit(lambda: list(scheduler.generate(bad, SETTINGS, tenant="bad")))
-        good = pool.submit(lambda: list(scheduler.generate(numbered(range(9)), SETTINGS)))
-        assert texts(good.result()) == expected
-        assert isinstance(failing.exception(), LLMUnavailable)
 
 
 def test_equal_prompts_of_a_tenant_are_written_once() -> None:
@@ -254,6 +209,27 @@ def test_more_than_may_wait_is_refused_at_once() -> None:
     assert len(list(scheduler.generate(numbered(range(10)), SETTINGS))) == 10
 
 
+def test_a_tenant_that_fills_the_queue_keeps_nobody_else_out() -> None:
+    model, held = make_llama(), Gate()
+    scheduler = make_scheduler(batch_size=1, max_queued=12, model=model)
+    held.close_at(model, step=2)
+    with ThreadPoolExecutor() as pool:
+        greedy = pool.submit(lambda: list(scheduler.generate(numbered(range(12)), SETTINGS, tenant="greedy")))
+        assert held.reached.wait(30)  # one is being written, eleven wait
+        modest = [
+            pool.submit(lambda t=t: list(scheduler.generate(numbered(range(3)), SETTINGS, tenant=t))) for t in "abc"
+        ]
+        wait_until(lambda: scheduler.stats().queued == 11 + 3 * 3)
+        for tenant, prompts in (("greedy", 2), ("a", 1), ("d", 3)):  # more than a share of 3, 3 and 12 / 5
+            with pytest.raises(Busy) as caught:
+                next(iter(scheduler.generate(numbered(range(20, 20 + prompts)), SETTINGS, tenant=tenant)))
+            others = {"greedy": 9, "a": 17, "d": 20}[tenant]
+            assert str(others) not in caught.value.public, "tells nothing of how many prompts of others wait"
+        held.open.set()
+        assert [len(call.result()) for call in (greedy, *modest)] == [12, 3, 3, 3]
+    assert len(list(scheduler.generate(numbered(range(30, 42)), SETTINGS, tenant="greedy"))) == 12
+
+
 def test_close_finishes_what_is_under_way() -> None:
     scheduler = make_scheduler()
     answers = scheduler.generate(numbered(range(20)), SETTINGS)
@@ -274,15 +250,45 @@ def test_close_ends_calls_that_take_longer() -> None:
     assert threading.active_count() == 1 or all(t.name != "llm" for t in threading.enumerate())
 
 
-def test_long_prompts_share_the_batch_within_its_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pdss_fl.llm.scheduler.MAX_BATCH_TOKENS", 600)
+def widest(max_batch_tokens: int) -> int:
+    """Return the most rows x tokens of a row's own that a step of 20 prompts of 5 to 100 words came to."""
     model = make_llama()
-    scheduler = make_scheduler(batch_size=50, model=model)
-    rows = count_steps(model)
-    lengths = count(5, 5)
-    batch = PromptBatch(tuple(PerturbedPrompt(i, "robin " * next(lengths)) for i in range(20)), STATEMENT)
+    scheduler = make_scheduler(batch_size=50, model=model, max_batch_tokens=max_batch_tokens)
+    shared, sizes = scheduler._decoder.shared_tokens, []
+
+    def note(_: Any, __: Any, keywords: dict[str, Any]) -> None:
+        rows, tokens = keywords["attention_mask"].shape
+        sizes.append(rows * (tokens - shared))
+
+    model.register_forward_pre_hook(note, with_kwargs=True)
+    batch = PromptBatch(tuple(PerturbedPrompt(i, "robin " * (5 * i + 5)) for i in range(20)), STATEMENT)
     assert len(texts(list(scheduler.generate(batch, SETTINGS)))) == 20
-    assert 2 <= max(rows) <= 600 // 20
+    return max(sizes)
+
+
+def test_long_prompts_share_the_batch_within_its_budget() -> None:
+    assert 300 < widest(600) <= 600
+    assert widest(1_000_000) > 1_200
+
+
+def test_of_two_equal_requests_at_a_time_one_is_cancelled_and_the_other_answered() -> None:
+    expected = texts(list(make_scheduler().generate(numbered(range(4)), SETTINGS)))
+    for cancel_first in (True, False):
+        model, held, cancelled = make_llama(), Gate(), threading.Event()
+        scheduler = make_scheduler(model=model)
+        held.close_at(model, step=4)
+        stops = [cancelled.is_set, never] if cancel_first else [never, cancelled.is_set]
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(lambda: list(scheduler.generate(numbered(range(4)), SETTINGS, stops[0], "a")))  # noqa: B023
+            assert held.reached.wait(30)
+            second = pool.submit(lambda: list(scheduler.generate(numbered(range(4)), SETTINGS, stops[1], "a")))  # noqa: B023
+            wait_until(lambda: scheduler.stats().cache_hits_total == 4)  # noqa: B023
+            cancelled.set()
+            held.open.set()
+            gone, kept = (first.result(), second.result()) if cancel_first else (second.result(), first.result())
+        assert gone == []
+        assert texts(kept) == expected
+        assert scheduler.stats().running == 0
 
 
 def test_a_thousand_requests_leave_nothing_behind() -> None:
@@ -310,6 +316,7 @@ def test_whoever_loads_an_llm_keeps_no_threads_of_openmp() -> None:
     program = """
 import psutil, time, torch
 from pdss_fl.llm.instruction import EVERYDAY
+from pdss_fl.llm.protocol import never
 from pdss_fl.llm.scheduler import Scheduler
 torch.set_num_threads(2)
 scheduler = Scheduler.load("smollm2-135m-instruct", instruction=EVERYDAY)

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pdss_fl.errors import LLMUnavailable, SettingError
+from pdss_fl.errors import LLMFailed, LLMUnavailable, SettingError
 from pdss_fl.llm.calls import ServiceLimits
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.remote import RemoteGenerator
@@ -276,6 +276,7 @@ class Failing:
     [
         (RuntimeError("robin secret"), grpc.StatusCode.INTERNAL, "the LLM failed; see the server's log"),
         (LLMUnavailable("it is gone", "secret"), grpc.StatusCode.UNAVAILABLE, "it is gone"),
+        (LLMFailed("it fails", "secret"), grpc.StatusCode.INTERNAL, "it fails"),
     ],
 )
 def test_a_failing_llm_tells_no_secrets(
@@ -287,7 +288,7 @@ def test_a_failing_llm_tells_no_secrets(
         assert (found.code(), found.details()) == (code, details)
     server.stop(grace=0)
     assert "secret" not in caplog.text
-    assert ("RuntimeError" in caplog.text) == (code == grpc.StatusCode.INTERNAL)
+    assert ("RuntimeError" in caplog.text) == isinstance(error, RuntimeError)
 
 
 def test_nothing_that_a_client_sends_is_logged(server: RunningServer, caplog: pytest.LogCaptureFixture) -> None:

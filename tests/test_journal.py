@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +16,8 @@ from hypothesis import strategies as st
 from pdss_fl.asking import ask
 from pdss_fl.errors import StoreError
 from pdss_fl.journal import Journal, digest_of
+from pdss_fl.llm.remote import RemoteGenerator
+from pdss_fl.llm.service import serve
 from pdss_fl.messages import Finish, GenerationSettings, PerturbedPrompt, PrivacyStatement, PromptBatch, Rationale
 from tests.harness import EchoGenerator
 
@@ -79,3 +86,57 @@ def test_a_file_that_cannot_be_written_is_named_and_its_path_kept_private(tmp_pa
     with pytest.raises(StoreError, match="journal") as refusal:
         Journal(tmp_path / "none" / "journal.jsonl").add("round", method="pdss", round=1)
     assert str(tmp_path) not in refusal.value.public
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk with room for so many more bytes, which it takes before it fails, as a real one does."""
+
+    room = 0
+
+    def write(self, data: Any) -> int:
+        taken = memoryview(data)[: FullDisk.room]
+        if not taken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        FullDisk.room -= len(taken)
+        return super().write(taken) or 0
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    real = builtins.open
+
+    def opened(path: Any, mode: str = "r", **options: Any) -> Any:
+        return io.BufferedWriter(FullDisk(path, mode)) if mode == "ab" else real(path, mode, **options)
+
+    FullDisk.room = room
+    monkeypatch.setattr(builtins, "open", opened)
+
+
+@pytest.mark.parametrize("room", [0, 1, 200, 250, 500, 750, 1000])
+def test_a_disk_that_fills_up_in_mid_request_costs_no_answer_that_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """Over real gRPC: the write fails, the error is named, and a resume asks for what is not there, each once."""
+    path, llm = tmp_path / "journal.jsonl", EchoGenerator()
+    batches = {7: batch("p q", "r s", "t u"), 8: batch("p q", "v w", "x y")}
+    server = serve(llm, port=0)
+    with monkeypatch.context() as patch:
+        fill_disk(patch, room)
+        with pytest.raises(StoreError, match="free space") as failure:
+            ask(RemoteGenerator(server.address), batches, GenerationSettings(), Journal(path), "pdss/1/")
+    assert "Errno 28" in failure.value.private
+    assert str(tmp_path) not in failure.value.public
+    assert path.stat().st_size == room, "the disk took what it had room for, a torn record as well"
+    whole = [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    assert len(whole) < 6
+    llm.seen.clear()
+    answers = ask(RemoteGenerator(server.address), batches, GenerationSettings(), Journal(path), "pdss/1/")
+    server.stop(grace=5)
+    asked = [" ".join((p.question, *p.choices)) for request in llm.seen for p in request.prompts]
+    texts = {f"{p.question} a b" for sent in batches.values() for p in sent.prompts}
+    assert sorted(asked) == sorted(texts - {record["text"] for record in whole})
+    for node, sent in batches.items():
+        assert {r.ordinal: r.text for r in answers[node].rationales} == {
+            p.ordinal: f"{p.question} a b" for p in sent.prompts
+        }
+    kept = [(r["batch"], r["ordinal"]) for r in map(json.loads, path.read_bytes().splitlines())]
+    assert len(kept) == len(set(kept)) == 6, "each prompt is answered once"

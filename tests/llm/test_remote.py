@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from inspect import signature
+from itertools import pairwise
 from pathlib import Path
 
 import grpc
@@ -172,17 +174,19 @@ def test_a_slow_server_is_left_at_the_timeout(connect: Connect) -> None:
 
 
 def test_a_busy_server_is_asked_again_after_its_hint(connect: Connect) -> None:
-    calls: list[int] = []
+    """The client's own pause is 10 ms at first; what the server asks for is what the server sees."""
+    calls: list[float] = []
 
     def busy_twice(context: grpc.ServicerContext) -> Iterator[pb.Rationale]:
-        calls.append(1)
+        calls.append(time.monotonic())
         if len(calls) < 3:
-            context.set_trailing_metadata((("grpc-retry-pushback-ms", "20"),))
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", "500"),))
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "later")
         yield pb.Rationale(ordinal=0)
 
     assert len(run(connect(busy_twice), prompts=1)) == 1
     assert len(calls) == 3
+    assert all(later - earlier >= 0.5 for earlier, later in pairwise(calls))
 
 
 def test_leaving_early_ends_the_call(connect: Connect) -> None:

@@ -295,6 +295,8 @@ def test_nothing_that_a_client_sends_is_logged(server: RunningServer, caplog: py
     caplog.set_level(logging.DEBUG)
     ask(server.address, request_bytes())
     refusal(server.address, edited(lambda m: setattr(m.batch.prompts[1], "question", "kettle " * 2000)))
+    for told in ("OK: 2 rationales", "INVALID_ARGUMENT: 0 rationales"):
+        assert told in caplog.text, "what the server does log is seen here"
     assert "kettle" not in caplog.text
     assert "robin" not in caplog.text
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from transformers import StaticCache
+from transformers.utils import logging
 
 from pdss_fl.llm.scheduler import BATCH_SIZE, Scheduler
 from tests.benchmarks.peers import PROMPTS, THREE_SHOTS, alone, batch_of, peer
@@ -49,6 +50,7 @@ def compare_compiled() -> None:
 
 def measure_apart(connection: Connection) -> None:
     """Send the number format, the seconds of the first compiled step, and those of a step of ours and of the others."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     ours = Scheduler.load("smollm2-135m-instruct", instruction=THREE_SHOTS, batch_size=BATCH_SIZE)
     prompts = ours._scribe.read(batch_of(PROMPTS[:BATCH_SIZE]).prompts, 2 * STEPS)
     dtype, width = ours.info.dtype, max(map(len, prompts))

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -161,7 +162,9 @@ def test_an_unknown_mechanism_ends_the_run_with_one_clear_line(
 @pytest.fixture
 def ray_cluster(tmp_path: Path) -> Iterator[tuple[str, set[int]]]:
     """A Ray cluster of two nodes with one processor each, as ``examples/scale`` starts it: address and raylets."""
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    # Ray leaves a note of the last cluster there, which others would look for; paths of its sockets have to be short.
+    own = tempfile.mkdtemp(prefix="ray")
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": own}
     port, started = free_port(), []
     for where in (["--head", "--port", str(port)], ["--address", f"127.0.0.1:{port}"]):
         command = [program("ray"), "start", *where, "--num-cpus", "1", "--block", "--disable-usage-stats"]
@@ -173,6 +176,7 @@ def ray_cluster(tmp_path: Path) -> Iterator[tuple[str, set[int]]]:
     yield f"127.0.0.1:{port}", {child.pid for child in family if "raylet" in child.name()}
     for node in reversed(started):
         end(node)
+    shutil.rmtree(own, ignore_errors=True)
 
 
 def wait_until(said: Callable[[], bool]) -> None:

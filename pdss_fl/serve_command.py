@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from pdss_fl.errors import SettingError
+from pdss_fl.errors import PdssError, SettingError
 from pdss_fl.llm.admission import MAX_QUEUED
 from pdss_fl.llm.calls import ServiceLimits
 from pdss_fl.llm.metrics import serve_metrics
@@ -26,16 +27,20 @@ from pdss_fl.llm.tls import ServerTls
 from pdss_fl.llm.tokens import create_key, read_key
 from pdss_fl.llm_settings import LLMSettings
 from pdss_fl.logs import log_as_json
+from pdss_fl.messages import MAX_BATCH_BYTES, MAX_PROMPTS
 
 if TYPE_CHECKING:
     from pdss_fl.llm.scheduler import Scheduler
 
 logger = logging.getLogger("pdss_fl.serve")
 
+DTYPE_NAMES = ("auto", "float32", "bfloat16", "float16")
 _LLM, _DEFAULTS = LLMSettings(), ServiceLimits()
 
 
 def _option(panel: str, text: str, **rule: Any) -> Any:
+    if {"min", "max"} & rule.keys():
+        rule["metavar"] = "N"  # the range follows; "INTEGER RANGE" would leave the text no room at 80 columns
     return typer.Option(help=text, rich_help_panel=panel, **rule)
 
 
@@ -72,15 +77,17 @@ def serve(
     reflection: Annotated[
         bool | None, _network("Describe the services to whoever asks; by default on loopback only.")
     ] = None,
-    max_request_bytes: Annotated[int, _limit("Bytes of one request.", min=1)] = _DEFAULTS.max_request_bytes,
-    max_prompts: Annotated[int, _limit("Prompts of one request.", min=1)] = _DEFAULTS.max_prompts,
+    max_request_bytes: Annotated[
+        int, _limit("Bytes of one request.", min=1, max=MAX_BATCH_BYTES)
+    ] = _DEFAULTS.max_request_bytes,
+    max_prompts: Annotated[int, _limit("Prompts of one request.", min=1, max=MAX_PROMPTS)] = _DEFAULTS.max_prompts,
     max_prompt_tokens: Annotated[
         int, _limit("Tokens of one prompt, without the instruction.", min=1)
     ] = _DEFAULTS.max_prompt_tokens,
-    max_new_tokens: Annotated[int, _limit("Tokens of one rationale.", min=1)] = _DEFAULTS.max_new_tokens,
+    max_new_tokens: Annotated[int, _limit("Tokens of one rationale.", min=1, max=512)] = _DEFAULTS.max_new_tokens,
     max_requests: Annotated[int, _limit("Requests under way or waiting.", min=1)] = _DEFAULTS.max_requests,
-    max_requests_per_tenant: Annotated[
-        int, _limit("The same of one run and node, or one client certificate.", min=1)
+    max_per_tenant: Annotated[
+        int, _limit("The same of one run and node, client certificate, or address.", min=1)
     ] = _DEFAULTS.max_requests_per_tenant,
     max_queued: Annotated[int, _limit("Prompts that wait for the LLM, of all requests.", min=1)] = MAX_QUEUED,
     max_seconds: Annotated[float, _limit("Seconds that one request may take.", min=1)] = _DEFAULTS.max_seconds,
@@ -90,6 +97,11 @@ def serve(
     keepalive_seconds: Annotated[
         float, _limit("Seconds of silence after which a connection is probed.", min=1)
     ] = _DEFAULTS.keepalive_seconds,
+    idle_seconds: Annotated[
+        float, _limit("Seconds after which a connection without a call is closed.", min=1)
+    ] = _DEFAULTS.idle_seconds,
+    max_connections: Annotated[int, _limit("Connections at a time.", min=1)] = _DEFAULTS.max_connections,
+    max_streams: Annotated[int, _limit("Calls at a time on one connection.", min=1)] = _DEFAULTS.max_streams,
     drain_seconds: Annotated[float, _operation("Seconds for requests under way at a stop.", min=0)] = 30.0,
     metrics_port: Annotated[int, _operation("Prometheus metrics on loopback; 0: none.", min=0, max=65535)] = 0,
     log_format: Annotated[str, _operation("text, or json for one object a line.")] = "text",
@@ -102,8 +114,8 @@ def serve(
 
     Its health is SERVING once the LLM is loaded, and NOT_SERVING while Ctrl-C or SIGTERM ends it.
     """
-    if log_format not in ("text", "json"):
-        raise SettingError(f"--log-format = {log_format!r} is unknown; use text or json")
+    _check_choice("--log-format", log_format, ("text", "json"))
+    _check_choice("--dtype", dtype, DTYPE_NAMES)
     if log_format == "json":
         log_as_json()
     security = ServiceSecurity(
@@ -112,8 +124,8 @@ def serve(
         token_leeway, insecure, reflection,
     )  # fmt: skip
     limits = ServiceLimits(
-        max_requests, max_requests_per_tenant, max_prompts, max_prompt_tokens, max_request_bytes, max_new_tokens,
-        max_seconds, stall_seconds, keepalive_seconds,
+        max_requests, max_per_tenant, max_prompts, max_prompt_tokens, max_request_bytes, max_new_tokens,
+        max_seconds, stall_seconds, keepalive_seconds, idle_seconds, max_connections, max_streams,
     )  # fmt: skip
     for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts what it puts in the background deaf to the first
         signal.signal(number, signal.default_int_handler)
@@ -123,7 +135,8 @@ def serve(
     try:
         from pdss_fl.llm.generator import load_local_generator  # takes seconds; the port is open meanwhile
 
-        generator = load_local_generator(model, instruction, dtype, batch_size, adapter, max_queued)
+        with _options_named():
+            generator = load_local_generator(model, instruction, dtype, batch_size, adapter, max_queued)
         server.ready(generator)
         typer.echo(f"serving {generator.info.model} ({generator.info.dtype}) at {server.address}")
         with _status_line(server) if log_format == "text" else nullcontext():
@@ -141,6 +154,21 @@ def token_key(path: Annotated[Path, typer.Argument(help="Where to write it; must
     """Make the key that signs tokens, for pdss serve --token-key and the ServerApp's PDSS_TOKEN_KEY."""
     create_key(path)
     typer.echo(f"wrote {path}, readable by its owner only")
+
+
+def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise SettingError(f"{option} = {value!r} is unknown; use {', '.join(known[:-1])} or {known[-1]}")
+
+
+@contextmanager
+def _options_named() -> Iterator[None]:
+    """Call what an error names by the option that was typed here, and not by a run's setting."""
+    try:
+        yield
+    except PdssError as error:
+        public = re.sub(r"\bllm\.(model|adapter|instruction|dtype|batch-size)\b", r"--\1", error.public)
+        raise type(error)(public, error.private) from None
 
 
 def _tls(certificate: Path | None, key: Path | None, client_ca: Path | None) -> ServerTls | None:

@@ -50,19 +50,28 @@ def test_every_command_explains_itself() -> None:
 
 
 def test_the_help_of_serve_is_grouped_and_names_every_limit() -> None:
-    shown = pdss("serve", "--help", COLUMNS="100").stdout
+    shown = pdss("serve", "--help", COLUMNS="80").stdout
     for part in ("LLM", "Network and security", "Limits", "Operation"):
         assert f"─ {part} ─" in shown
     options = "--tls-certificate --client-ca --token-key --insecure --metrics-port --drain-seconds --log-format"
     limits = "--max-request-bytes --max-prompts --max-prompt-tokens --max-new-tokens --max-requests --max-seconds"
-    for option in f"{options} {limits} --max-requests-per-tenant --max-queued".split():
-        assert option in shown
+    for option in f"{options} {limits} --max-per-tenant --max-queued --max-streams --idle-seconds".split():
+        assert f" {option} " in shown
+    assert "…" not in shown, "no option is cut off at 80 columns"
 
 
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["serve", "--model", "no/such-model"], "llm.model"),
+        (["serve", "--port", "0", "--model", "no/such-model"], "--model"),
+        (
+            ["serve", "--port", "0", "--model", "/nope"],
+            "--model = '/nope' cannot be loaded: it is a path, and no folder",
+        ),
+        (["serve", "--port", "0", "--instruction", "nope.json"], "--instruction = 'nope.json': no such file"),
+        (["serve", "--dtype", "int8"], "--dtype = 'int8' is unknown; use auto, float32, bfloat16 or float16"),
+        (["serve", "--host", "none.invalid", "--insecure"], "--host = 'none.invalid' is not a name"),
+        (["serve", "--host", "198.51.100.7", "--insecure"], "is not an address of this machine"),
         (["serve", "--host", "0.0.0.0", "--model", "no/such-model"], "--insecure"),
         (["serve", "--tls-certificate", "a.pem"], "--tls-key"),
         (["serve", "--token-key", "no-such-file"], "--token-key"),
@@ -84,6 +93,21 @@ def test_wrong_input_gives_one_clear_line(arguments: list[str], what: str, tmp_p
     assert last.startswith("error: ")
     assert what in last
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("limit", ["--max-prompts=20001", "--max-new-tokens=513", "--max-request-bytes=33554433"])
+def test_a_limit_above_what_the_protocol_carries_is_refused(limit: str) -> None:
+    result = pdss("serve", limit)
+    assert result.returncode == 2
+    assert limit.partition("=")[0] in result.stderr
+
+
+def test_a_key_of_another_certificate_is_named_in_one_line(tmp_path: Path) -> None:
+    one, other = make_certificates(tmp_path / "one"), make_certificates(tmp_path / "other")
+    result = pdss("serve", "--port", "0", "--tls-certificate", one.server, "--tls-key", other.server_key)
+    assert result.returncode == 1
+    (line,) = result.stderr.strip().splitlines()
+    assert "--tls-certificate and --tls-key do not belong together" in line
 
 
 def test_malformed_questions_are_named_by_their_line(tmp_path: Path, tiny: Path) -> None:
@@ -140,7 +164,9 @@ def test_a_served_llm_answers_shows_a_status_line_and_ends_cleanly(tiny: Path) -
         port = address.rpartition(":")[2]
         busy = pdss("serve", "--port", port, "--model", tiny)
         assert busy.returncode == 1
-        assert f"--port = {port}" in busy.stderr
+        (line,) = busy.stderr.strip().splitlines()
+        assert line.startswith("error: ")
+        assert f"--port = {port} on --host = '127.0.0.1' is in use" in line
         server.send_signal(signal.SIGINT)
         assert server.wait(timeout=60) == 0
     reader.join(timeout=30)

@@ -31,7 +31,7 @@ class ServiceLimits:
     max_requests : int (default: 64)
         Requests that may be under way or waiting at a time; more are refused with a hint to retry.
     max_requests_per_tenant : int (default: 8)
-        The same for one tenant: a run's node, or a client certificate. Callers without either share none.
+        The same for one tenant: a run's node, a client certificate, or, off loopback, an address without either.
     max_prompts : int (default: 20,000)
         Prompts of one request.
     max_prompt_tokens : int (default: 1,024)

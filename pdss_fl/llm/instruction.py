@@ -151,6 +151,8 @@ def load_instruction(path: str) -> Instruction:
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _refusal(path, "no such file") from None
     except (OSError, ValueError) as error:
         raise _refusal(path, f"cannot be read as JSON ({type(error).__name__})") from None
     try:

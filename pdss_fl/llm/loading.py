@@ -91,6 +91,11 @@ def _folder(model: str) -> Path:
         return bundled_model_path()
     if Path(model).is_dir():
         return Path(model)
+    if model.startswith(("/", ".", "~")) or model.count("/") > 1 or Path(model).exists():
+        raise LLMUnavailable(
+            f"llm.model = {model!r} cannot be loaded: it is a path, and no folder is there; correct the path, or name "
+            f"a Hugging Face id or {BUNDLED_MODEL!r}"
+        )
     # One call that gives up at once without a network; loading by id would try every file for a minute.
     weights_and_words = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
     return Path(snapshot_download(model, allow_patterns=weights_and_words, ignore_patterns=["*/*", "consolidated*"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from concurrent import futures
 from dataclasses import dataclass
 from typing import Any
@@ -158,25 +160,58 @@ def serve(
         options=_options(limits),
         maximum_concurrent_rpcs=limits.max_requests + _SHORT_CALLS,
     )
-    servicer = RationaleServicer(limits, security.token_key, security.token_leeway)
+    servicer = RationaleServicer(limits, security.token_key, security.token_leeway, not is_loopback(host))
     status = Health(("", SERVICE))
     server.add_generic_rpc_handlers((servicer.handlers(), status.handlers()))
     if security.reflection or (security.reflection is None and is_loopback(host)):
         _add_reflection(server)
+    check_address(host, port)
     shown = f"[{host}]" if ":" in host else host
     target = f"{shown}:{port}"
     try:
         bound = server.add_secure_port(target, credentials) if credentials else server.add_insecure_port(target)
     except RuntimeError:
-        raise SettingError(
-            f"--port = {port} on --host = {host!r} is in use or not available, or the certificate and key do not "
-            "belong together; choose another, or 0 for a free one"
-        ) from None
+        raise SettingError(f"gRPC cannot listen on --host = {host!r}, --port = {port}; choose another port") from None
     server.start()
     running = RunningServer(f"{shown}:{bound}", server, servicer, status)
     if generator is not None:
         running.ready(generator)
     return running
+
+
+def check_address(host: str, port: int) -> None:
+    """Try an address with plain sockets, which tell what is wrong with it; gRPC does not.
+
+    Raises
+    ------
+    SettingError
+        If the name is unknown, the address is another machine's, or the port is in use or reserved.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError):
+        raise SettingError(f"--host = {host!r} is not a name or address that this machine knows; correct it") from None
+    failed = [error for family, _, _, _, address in found if (error := _bind(family, address))]
+    codes = {error.errno for error in failed}
+    if errno.EADDRINUSE in codes:
+        raise SettingError(f"--port = {port} on --host = {host!r} is in use; choose another, or 0 for a free one")
+    if len(failed) < len(found):
+        return  # a name may stand for addresses of which only some are there
+    if errno.EACCES in codes:
+        raise SettingError(f"--port = {port} is not open to this user; choose one from 1024 on, or 0 for a free one")
+    if errno.EADDRNOTAVAIL in codes:
+        raise SettingError(f"--host = {host!r} is not an address of this machine; give one, or 0.0.0.0 for all")
+    raise SettingError(f"--host = {host!r}, --port = {port} cannot be listened on; choose others", str(failed[0]))
+
+
+def _bind(family: int, address: Any) -> OSError | None:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC: a port just left is free
+            probe.bind(address)
+    except OSError as error:
+        return error
+    return None
 
 
 def _options(limits: ServiceLimits) -> list[tuple[str, Any]]:

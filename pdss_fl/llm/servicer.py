@@ -15,6 +15,7 @@ from concurrent import futures
 from dataclasses import replace
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -61,10 +62,19 @@ class RationaleServicer:
         If given, only callers with a token of this key are answered.
     token_leeway : float (default: 60.0)
         Seconds by which the clocks of whoever makes tokens may differ from this one's.
+    by_address : bool (default: False)
+        Tell callers that prove nothing apart by their addresses: off loopback they share no answers and no places.
     """
 
-    def __init__(self, limits: ServiceLimits, token_key: bytes | None = None, token_leeway: float = 60.0) -> None:
+    def __init__(
+        self,
+        limits: ServiceLimits,
+        token_key: bytes | None = None,
+        token_leeway: float = 60.0,
+        by_address: bool = False,
+    ) -> None:
         self._limits, self._token_key, self._leeway = limits, token_key, token_leeway
+        self._by_address = by_address
         self._generator: RationaleGenerator | None = None
         self._llm: futures.ThreadPoolExecutor | None = None
         self.calls, self.metrics = Calls(limits), ServiceMetrics()
@@ -134,7 +144,7 @@ class RationaleServicer:
         logger.info("%(status)s: %(rationales)d rationales in %(seconds).1f s to tenant %(tenant)s", told, extra=told)
 
     def _tenant(self, context: grpc.ServicerContext) -> str:
-        """Return who calls: the run and node of a token, else the name in a client certificate, else nobody."""
+        """Return who calls: the run and node of a token, else the name in a client certificate, else the address."""
         if self._token_key is not None:
             sent = [value for key, value in context.invocation_metadata() if key == "authorization"]
             if len(sent) != 1 or not isinstance(sent[0], str) or not sent[0].lower().startswith(_BEARER):
@@ -143,7 +153,9 @@ class RationaleServicer:
         shown = context.auth_context()
         # One that names nobody is a tenant by itself: callers without a name would share answers.
         names: Any = next((found for key in _NAMES if any(found := shown.get(key, ()))), ())
-        return "certificate " + b" ".join(names).decode(errors="replace") if names else ""
+        if names:
+            return "certificate " + b" ".join(names).decode(errors="replace")
+        return tenant_at(context.peer()) if self._by_address else ""
 
     def _ready(self) -> RationaleGenerator:
         if self._generator is None:
@@ -203,6 +215,12 @@ class RationaleServicer:
                 raise answer
             with call.at_the_client():
                 yield answer
+
+
+def tenant_at(peer: str) -> str:
+    """Return the tenant behind a peer as gRPC names it (``ipv4:host:port``, ``ipv6:[host]:port``): its host."""
+    kind, _, address = unquote(peer).partition(":")
+    return f"address {address.rpartition(':')[0].strip('[]') if kind in ('ipv4', 'ipv6') else address}"
 
 
 def _write(generate: Callable[[], Iterator[Rationale]], call: Call) -> None:

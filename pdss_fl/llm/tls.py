@@ -7,6 +7,7 @@ plain text over a network, whatever a setting says: whoever reads it could use i
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class ServerTls:
         """Read the files; raises ``SettingError`` that names the option of one that cannot be used."""
         pair = (_read_pem(self.key, "--tls-key", "PRIVATE KEY"), _read_pem(self.certificate, "--tls-certificate"))
         ca = _read_pem(self.client_ca, "--client-ca") if self.client_ca else None
+        _check_pair(self.certificate, self.key)
         return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=ca is not None)
 
 
@@ -116,6 +118,24 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _check_pair(certificate: Path, key: Path) -> None:
+    """Refuse a pair that gRPC would refuse later, without saying why; a key with a password is not asked for it."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password=lambda: b"")
+    except ssl.SSLError as error:
+        files = f"{certificate}, {key}: {error}"
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise SettingError(
+                "--tls-certificate and --tls-key do not belong together: give the key that the certificate was made "
+                "with",
+                files,
+            ) from None
+        raise SettingError(
+            "--tls-certificate or --tls-key is damaged, or the key has a password: give whole PEM files without one",
+            files,
+        ) from None
 
 
 def _read_pem(path: Path, setting: str, kind: str = "CERTIFICATE") -> bytes:

@@ -17,10 +17,10 @@ from pdss_fl.config import RunSettings
 from pdss_fl.errors import LLMUnavailable, SettingError
 from pdss_fl.llm.remote import RemoteGenerator
 from pdss_fl.llm.service import RunningServer, ServiceSecurity, serve
-from pdss_fl.llm.servicer import SERVICE
+from pdss_fl.llm.servicer import SERVICE, tenant_at
 from pdss_fl.llm.tls import ClientTls, ServerTls, open_channel, split_address
 from pdss_fl.llm.tokens import TokenIssuer
-from pdss_fl.messages import GenerationSettings
+from pdss_fl.messages import GenerationSettings, Rationale
 from tests.harness import EchoGenerator
 from tests.llm.helpers import make_batch
 from tests.llm.network import Certificates, make_certificates
@@ -279,3 +279,31 @@ def test_no_token_and_nothing_that_was_sent_is_logged(
         refused(secure, certificates.client_tls(), ("authorization", "Bearer kettle"))
     for secret in (made, made.split(".")[2], "kettle", "robin"):
         assert secret not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("peer", "tenant"),
+    [
+        ("ipv4:192.0.2.7:50311", "address 192.0.2.7"),
+        ("ipv6:[2001:db8::7]:50311", "address 2001:db8::7"),
+        ("ipv6:%5B2001:db8::7%5D:50311", "address 2001:db8::7"),
+    ],
+)
+def test_a_caller_without_a_name_is_known_by_its_host_and_not_by_its_port(peer: str, tenant: str) -> None:
+    assert tenant_at(peer) == tenant
+
+
+@pytest.mark.parametrize(("host", "tenant"), [("0.0.0.0", "address 127.0.0.1"), ("127.0.0.1", "")])
+def test_callers_that_prove_nothing_are_tenants_by_address_off_loopback(host: str, tenant: str) -> None:
+    tenants: list[str] = []
+
+    class Noting(EchoGenerator):
+        def generate(self, *arguments: Any) -> Iterator[Rationale]:
+            tenants.append(arguments[3])
+            return super().generate(*arguments)
+
+    server = serve(Noting(), host=host, port=0, security=ServiceSecurity(insecure=True))
+    address = server.address.replace("0.0.0.0", "127.0.0.1")
+    assert len(list(RemoteGenerator(address).generate(make_batch(2), GenerationSettings(4)))) == 2
+    server.stop(grace=5)
+    assert tenants == [tenant]

@@ -90,5 +90,5 @@ def test_refuses_other_files_and_names_the_setting(tmp_path: Path, content: Any,
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"llm\.instruction = .*FileNotFoundError"):
+    with pytest.raises(SettingError, match=r"llm\.instruction = .*: no such file; give a JSON file"):
         load_instruction(str(tmp_path / "none.json"))

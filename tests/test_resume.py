@@ -144,7 +144,9 @@ def went_on(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         def emit(self, record: logging.LogRecord) -> None:
             steps.extend(map(int, re.findall(r"the training goes on after step (\d+)", record.getMessage())))
 
-    monkeypatch.setattr(logging.getLogger("pdss_fl.slm.checkpoint"), "handlers", [Reader()])
+    log = logging.getLogger("pdss_fl.slm.checkpoint")
+    monkeypatch.setattr(log, "handlers", [Reader()])
+    log.setLevel(logging.INFO)  # whatever other tests of this process made of the project's log
     return steps
 
 

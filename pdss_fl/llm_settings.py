@@ -9,6 +9,8 @@ from pdss_fl.errors import SettingError
 from pdss_fl.rules import A_WEEK, ADDRESS, AT_LEAST_0, AT_LEAST_1, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, one_of, within
 from pdss_fl.rules import setting as _setting
 
+DTYPE_NAMES = ("auto", "float32", "bfloat16", "float16")
+
 
 @dataclass(frozen=True)
 class LLMSettings:
@@ -37,7 +39,7 @@ class LLMSettings:
     token_lifetime: float = _setting(3600.0, A_WEEK)
     adapter: str = _setting("auto")
     instruction: str = _setting("")
-    dtype: str = _setting("auto", one_of("auto", "float32", "bfloat16", "float16"))
+    dtype: str = _setting("auto", one_of(*DTYPE_NAMES))
     batch_size: int = _setting(128, AT_LEAST_1)
     max_new_tokens: int = _setting(40, within(1, 512))
     timeout: float = _setting(1800.0, POSITIVE)

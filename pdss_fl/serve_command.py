@@ -25,16 +25,15 @@ from pdss_fl.llm.service import RunningServer, ServiceSecurity
 from pdss_fl.llm.service import serve as start
 from pdss_fl.llm.tls import ServerTls
 from pdss_fl.llm.tokens import create_key, read_key
-from pdss_fl.llm_settings import LLMSettings
+from pdss_fl.llm_settings import DTYPE_NAMES, LLMSettings
 from pdss_fl.logs import log_as_json
-from pdss_fl.messages import MAX_BATCH_BYTES, MAX_PROMPTS
+from pdss_fl.messages import MAX_BATCH_BYTES, MAX_PROMPTS, ServerInfo
 
 if TYPE_CHECKING:
     from pdss_fl.llm.scheduler import Scheduler
 
 logger = logging.getLogger("pdss_fl.serve")
 
-DTYPE_NAMES = ("auto", "float32", "bfloat16", "float16")
 _LLM, _DEFAULTS = LLMSettings(), ServiceLimits()
 
 
@@ -84,7 +83,9 @@ def serve(
     max_prompt_tokens: Annotated[
         int, _limit("Tokens of one prompt, without the instruction.", min=1)
     ] = _DEFAULTS.max_prompt_tokens,
-    max_new_tokens: Annotated[int, _limit("Tokens of one rationale.", min=1, max=512)] = _DEFAULTS.max_new_tokens,
+    max_new_tokens: Annotated[
+        int, _limit("Tokens of one rationale.", min=1, max=ServerInfo.max_new_tokens)
+    ] = _DEFAULTS.max_new_tokens,
     max_requests: Annotated[int, _limit("Requests under way or waiting.", min=1)] = _DEFAULTS.max_requests,
     max_per_tenant: Annotated[
         int, _limit("The same of one run and node, client certificate, or address.", min=1)

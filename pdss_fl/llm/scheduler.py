@@ -114,7 +114,7 @@ class Scheduler:
             )
 
         # OpenMP keeps helpers for every thread that ever computed. Those of two threads are more than there are
-        # cores, and it then puts them to sleep after every product: a third of the speed. So this thread ends.
+        # cores, and it then puts them to sleep after every product, which costs speed. So this thread ends.
         with ThreadPoolExecutor(1) as pool:
             return pool.submit(build).result()
 

@@ -44,7 +44,7 @@ deployment: setup
 	@$(BIN)/python -m examples.deployment run $(ARGS)
 
 test: setup browser
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Tests open the pages that this project writes. Without a browser they fail and say so.
 browser:

@@ -29,6 +29,7 @@ CLIENTS = 2
 def options(tiny: Path, data: Path) -> dict[str, str | int]:
     own = {
         "methods": "standalone pdss", "llm.model": str(tiny), "llm.batch-size": 1, "llm.max-new-tokens": 24,
+        "llm.dtype": "float32",  # "auto" takes what is faster at the moment
         "data.path": str(data), "data.train-examples": 12, "data.test-examples": 6, "distill.steps": 4,
         "insecure-noise-seed": 3, "metrics": "noisy", "distill.filter": "off", "min-available-nodes": CLIENTS,
     }  # fmt: skip

@@ -43,8 +43,9 @@ run: setup
 deployment: setup
 	@$(BIN)/python -m examples.deployment run $(ARGS)
 
+# Tiny models gain nothing from threads, and several processes with a team of them each wait for one another.
 test: setup browser
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Tests open the pages that this project writes. Without a browser they fail and say so.
 browser:

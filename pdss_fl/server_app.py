@@ -27,6 +27,7 @@ from pdss_fl.llm_settings import LLMSettings
 from pdss_fl.logs import configure_logging
 from pdss_fl.messages import GenerationSettings
 from pdss_fl.participants import connected
+from pdss_fl.polling import PatientGrid
 from pdss_fl.report import render_summary
 from pdss_fl.results import RunDirectory, accuracy, privacy_summary, versions, weakest
 from pdss_fl.resume import RunName, unfinished_run
@@ -52,7 +53,7 @@ def create_server_app(callbacks: Sequence[Callback] = ()) -> ServerApp:
         configure_logging()
         try:
             settings = RunSettings.from_run_config(context.run_config)
-            path = run_comparison(grid, settings, context.run_id, callbacks)
+            path = run_comparison(PatientGrid(grid), settings, context.run_id, callbacks)
         except PdssError as err:
             logger.error("error: %s", err.local)
             raise SystemExit(1) from None

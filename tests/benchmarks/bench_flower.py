@@ -1,0 +1,144 @@
+"""What Flower's trips add to the LLM's time for 256 prompts of one client, over both channels, in a real deployment.
+
+Run from the repository's root: ``python tests/benchmarks/bench_flower.py [--quick] [--check]``. A SuperLink, a
+SuperNode and ``pdss serve`` with the bundled LLM run as processes on loopback, and the app runs on them three
+times a round: over the relay as Flower itself waits for replies, over the relay as this project does, and over the
+direct channel. All send the same stored prompts, as other tenants, so that the LLM writes every time. The apps are the
+real ones, with a note of when what happened (``tests/deployment/timed.py``). The client's own work (reading its data,
+perturbing, decoding, training) is no overhead; all else between the first message and the last reply is.
+
+With ``--check`` the program ends with 1 if a channel's overhead is more than 5 % of the LLM's time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from examples.deployment.federation import Federation
+from tests.benchmarks.bars import Bars
+from tests.deployment.scene import lying_app
+
+QUICK = "--quick" in sys.argv
+PROMPTS, ROUNDS = (32, 1) if QUICK else (256, 2)
+HOSPITAL = "hospital-1"
+SETTINGS = [
+    "methods='pdss'", f"data.train-examples={PROMPTS}", "data.test-examples=20", "distill.steps=2",
+    "slm.hidden-size=32", "slm.layers=1",
+]  # fmt: skip
+PERTURB, DISTILL = "query.perturb", "train.distill"
+BEFORE, RELAY, DIRECT = "relay, Flower's own waiting", "relay", "direct"
+SOURCES = {
+    "fetch": "until the SuperNode asked (every 3 s) and started a process",
+    "start": "start of that process, and its imports",
+    "back": "from the client's reply until the strategy had it",
+    "exchange": "messages to and from the LLM server",
+}
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one run: what the LLM took, from the first message to the last reply, and where the rest went."""
+
+    llm: float
+    whole: float
+    work: float
+    sources: dict[str, float]
+
+    @property
+    def overhead(self) -> float:
+        """What is neither the LLM nor the client's own work, as a share of the LLM's time."""
+        return sum(self.sources.values()) / self.llm
+
+
+def main() -> None:
+    """Print both channels' overhead and where it comes from."""
+    with tempfile.TemporaryDirectory(prefix="pdss-bench-") as scratch:
+        folder = Path(scratch)
+        with Federation(folder / "parties", timed_app(folder / "app"), hospitals=1) as federation:
+            allow_direct(federation)
+            ways = (BEFORE, RELAY, DIRECT)
+            found: dict[str, list[Times]] = {way: [] for way in ways}
+            for _ in range(ROUNDS):
+                for way in ways:
+                    found[way].append(run(federation, way))
+    bars = Bars()
+    for way, times in found.items():
+        show(way, times)
+        if way != BEFORE:
+            share = statistics.median(t.overhead for t in times)
+            bars.at_most(f"{way} channel, Flower and gRPC as a share of the LLM's time", share, 0.05)
+    bars.verdict()
+
+
+def timed_app(folder: Path) -> Path:
+    """Return a copy of the app whose two halves note times."""
+    project = lying_app(folder, "timed") / "pyproject.toml"
+    project.write_text(project.read_text().replace("pdss_fl.server_app:app", "pdss_fl.timed:server_app"))
+    return folder
+
+
+def allow_direct(federation: Federation) -> None:
+    """Let the hospital be sent to the LLM server."""
+    home = federation.folder / HOSPITAL
+    with open(home / "policy.toml", "a") as file:
+        file.write(f'allowed-llm-addresses = "{federation.llm_address}"\nllm-root-certificates = "{home / "ca.crt"}"\n')
+
+
+def run(federation: Federation, way: str) -> Times:
+    """Run the app one way and return its times."""
+    notes = [federation.folder / name / "times.jsonl" for name in ("superlink", HOSPITAL)]
+    for path in notes:
+        path.unlink(missing_ok=True)
+    marker = federation.folder / "superlink" / "flower-polling"
+    marker.unlink(missing_ok=True)
+    if way == BEFORE:
+        marker.touch()
+    since = len(federation.llm.text())
+    channel = DIRECT if way == DIRECT else "relay"
+    ended = federation.run([*SETTINGS, f"llm.channel='{channel}'"])
+    if ended.directory is None:
+        raise SystemExit(f"{way}: the run failed\n{ended.text}")
+    answered = re.findall(r"OK: (\d+) rationales in ([\d.]+) s", federation.llm.text()[since:])
+    assert sum(int(count) for count, _ in answered) == PROMPTS, answered
+    at = {name: moment for path in notes for name, moment in map(json.loads, path.read_text().splitlines())}
+    return times(at, sum(float(seconds) for _, seconds in answered), way)
+
+
+def times(at: dict[str, float], llm: float, way: str) -> Times:
+    """Say where the time went between the moments of a run."""
+    steps = [DISTILL] if way == DIRECT else [PERTURB, DISTILL]
+    first, last = ("client.perturb ends", "client.distill begins")
+    if way != DIRECT:
+        first, last = (f"{PERTURB} received", f"{DISTILL} sent")
+    asking = at[last] - at[first]
+    sources = {
+        "fetch": sum(at[f"{step} process"] - at[f"{step} sent"] for step in steps),
+        "start": sum(at[f"{step} begins"] - at[f"{step} process"] for step in steps),
+        "back": sum(at[f"{step} received"] - at[f"{step} ends"] for step in steps),
+        "exchange": asking - llm,
+    }
+    work = sum(at[f"{step} ends"] - at[f"{step} begins"] for step in steps) - (asking if way == DIRECT else 0.0)
+    return Times(llm, at[f"{DISTILL} received"] - at[f"{steps[0]} sent"], work, sources)
+
+
+def show(way: str, times: list[Times]) -> None:
+    """Print one way's table: medians over the rounds."""
+    llm, share = (statistics.median(getattr(t, name) for t in times) for name in ("llm", "overhead"))
+    whole, work = (statistics.median(getattr(t, name) for t in times) for name in ("whole", "work"))
+    print(f"{way}: {PROMPTS} prompts, {llm:.1f} s of the LLM, {whole:.1f} s in all, {work:.1f} s the client's own work")
+    print(f"  overhead {share:.1%} of the LLM's time; 5 % from about {PROMPTS * share / 0.05:,.0f} prompts on")
+    for name, text in SOURCES.items():
+        seconds = statistics.median(t.sources[name] for t in times)
+        print(f"  {seconds:6.2f} s  {seconds / llm:6.1%}  {text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 WINDOW_SECONDS = 10.0
 RECENT = 1_000
 KEPT_TENANTS = 1_000
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+"""Upper bounds of the groups that times are counted in; a last group has no bound."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,10 @@ class SchedulerStats:
         New tokens, over the last 10 seconds.
     mean_batch : float
         Rows of a step, over the last 1,000 steps.
-    seconds_to_first_token : tuple[float, ...]
-        From the submission of a prompt to its first token, of the last 1,000 prompts.
+    first_tokens : tuple[int, ...]
+        Prompts by the time from their submission to their first token, in the groups of ``SECONDS``.
+    first_token_seconds : float
+        The sum of these times.
     per_tenant : dict[str, int]
         New tokens since the start, of the 1,000 tenants that were served last.
     """
@@ -43,7 +48,8 @@ class SchedulerStats:
     rejected_total: int
     tokens_per_second: float
     mean_batch: float
-    seconds_to_first_token: tuple[float, ...]
+    first_tokens: tuple[int, ...]
+    first_token_seconds: float
     per_tenant: dict[str, int]
 
 
@@ -55,7 +61,8 @@ class Counters:
     cache_hits: int = 0
     rejected: int = 0
     tokens: int = 0
-    first_tokens: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    first_tokens: list[int] = field(default_factory=lambda: [0] * (len(SECONDS) + 1))
+    first_token_seconds: float = 0.0
     per_tenant: OrderedDict[str, int] = field(default_factory=OrderedDict)
     _steps: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=RECENT))
 
@@ -64,6 +71,11 @@ class Counters:
         if rows:
             self.tokens += rows
             self._steps.append((started, rows))
+
+    def first_token(self, seconds: float) -> None:
+        """Note that a prompt got its first token so many seconds after its submission."""
+        self.first_tokens[bisect_left(SECONDS, seconds)] += 1
+        self.first_token_seconds += seconds
 
     def served(self, tenant: str, tokens: int) -> None:
         """Note that a tenant got a rationale of so many tokens."""
@@ -85,6 +97,7 @@ class Counters:
             rejected_total=self.rejected,
             tokens_per_second=sum(rows for _, rows in recent) / seconds,
             mean_batch=sum(rows for _, rows in self._steps) / max(len(self._steps), 1),
-            seconds_to_first_token=tuple(self.first_tokens),
+            first_tokens=tuple(self.first_tokens),
+            first_token_seconds=self.first_token_seconds,
             per_tenant=dict(self.per_tenant),
         )

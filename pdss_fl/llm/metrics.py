@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import statistics
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from pdss_fl.errors import SettingError
-from pdss_fl.llm.counters import SchedulerStats
+from pdss_fl.llm.counters import SECONDS, SchedulerStats
 
 MAX_TENANTS = 50
-_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 
 class ServiceMetrics:
@@ -36,12 +36,13 @@ class ServiceMetrics:
         self._prompts = Counter("pdss_prompts", "Prompts of accepted requests.", **new)
         self._rationales = Counter("pdss_rationales", "Rationales handed to clients.", **new)
         self._tokens = Counter("pdss_tokens", "Tokens of these rationales.", **new)
-        self._shares = Counter("pdss_tenant_tokens", "Tokens by tenant (short hash).", ["tenant"], **new)
+        text = f"Tokens by tenant (short hash), of the {MAX_TENANTS} served last; one that comes back starts at 0."
+        self._shares = Counter("pdss_tenant_tokens", text, ["tenant"], **new)
         self._open = Gauge("pdss_requests_in_flight", "Requests under way or waiting.", **new)
         self._first = Histogram(
-            "pdss_first_rationale_seconds", "From a request's arrival to its first rationale.", buckets=_SECONDS, **new
+            "pdss_first_rationale_seconds", "From a request's arrival to its first rationale.", buckets=SECONDS, **new
         )
-        self._known: set[str] = set()
+        self._tenants: OrderedDict[str, None] = OrderedDict()  # the one that was idle longest first
         self._lock = threading.Lock()
         self.tokens, self.rationales, self.prompts = 0, 0, 0
 
@@ -63,8 +64,8 @@ class ServiceMetrics:
         """Count a rationale."""
         self._rationales.inc()
         self._tokens.inc(tokens)
-        self._shares.labels(self._label(tenant)).inc(tokens)
         with self._lock:
+            self._share(short_hash(tenant), tokens)
             self.tokens, self.rationales = self.tokens + tokens, self.rationales + 1
 
     def first_after(self, since: float) -> None:
@@ -75,14 +76,14 @@ class ServiceMetrics:
         """Count a request that is over, by the name of its status."""
         self._requests.labels(status).inc()
 
-    def _label(self, tenant: str) -> str:
-        """Return a tenant's label; the number of labels is bounded, since each costs memory for good."""
-        label = short_hash(tenant)
-        with self._lock:
-            if label not in self._known and len(self._known) >= MAX_TENANTS:
-                return "other"
-            self._known.add(label)
-        return label
+    def _share(self, label: str, tokens: int) -> None:
+        """Count a tenant's tokens; each label costs memory, so the tenant that was idle longest makes room."""
+        if label not in self._tenants and len(self._tenants) >= MAX_TENANTS:
+            idle, _ = self._tenants.popitem(last=False)
+            self._shares.remove(idle)
+        self._tenants[label] = None
+        self._tenants.move_to_end(label)
+        self._shares.labels(label).inc(tokens)
 
 
 def short_hash(tenant: str) -> str:
@@ -130,7 +131,10 @@ class _GeneratorCollector(Collector):
             yield GaugeMetricFamily(f"pdss_generator_{name}", text, getattr(found, name))
         for name, text in _COUNTERS.items():
             yield CounterMetricFamily(f"pdss_generator_{name.removesuffix('_total')}", text, getattr(found, name))
-        if recent := found.seconds_to_first_token:
-            yield GaugeMetricFamily(
-                "pdss_generator_median_seconds_to_first_token", "Median of recent prompts.", statistics.median(recent)
-            )
+        bounds = [str(bound) for bound in (*map(float, SECONDS), "+Inf")]
+        yield HistogramMetricFamily(
+            "pdss_generator_first_token_seconds",
+            "From a prompt's submission to its first token.",
+            list(zip(bounds, accumulate(found.first_tokens), strict=True)),
+            found.first_token_seconds,
+        )

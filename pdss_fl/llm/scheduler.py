@@ -241,8 +241,8 @@ class Scheduler:
         events = self._runner.turn(newcomers)
         now = time.monotonic()
         with self._changed:
-            firsts = [now - job.submitted for job in newcomers]
-            self._counters.first_tokens += firsts
+            for job in newcomers:
+                self._counters.first_token(now - job.submitted)
             self._counters.step(len(self._runner.jobs) + len(events), started)
             for job, outcome in events:
                 self._settle(job, outcome)

@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pdss_fl.errors import LLMUnavailable, SettingError
+from pdss_fl.llm.counters import Counters
 from pdss_fl.llm.instruction import EVERYDAY
 from pdss_fl.llm.metrics import MAX_TENANTS, ServiceMetrics, serve_metrics, short_hash
 from pdss_fl.llm.remote import RemoteGenerator
@@ -96,22 +97,44 @@ def test_a_schedulers_own_numbers_are_told_as_they_are(port: int) -> None:
     assert found["pdss_generator_rejected_total", ()] >= 3
     assert 1 < found["pdss_generator_mean_batch", ()] <= 2
     assert found["pdss_generator_tokens_per_second", ()] > 0
-    assert found["pdss_generator_median_seconds_to_first_token", ()] > 0
+    waits = [value for (name, _), value in found.items() if name == "pdss_generator_first_token_seconds_bucket"]
+    assert waits == sorted(waits), "each group holds those below it"
+    assert waits[-1] == found["pdss_generator_first_token_seconds_count", ()] == 5, "those found again waited for none"
+    assert found["pdss_generator_first_token_seconds_sum", ()] > 0
     assert scheduler.stats().per_tenant == {"3/1": tokens}
     assert found["pdss_tenant_tokens_total", (short_hash("3/1"),)] == 2 * tokens, "those found again count as given"
     stop()
     server.stop(grace=0)
 
 
-def test_tenants_are_hashed_and_their_number_is_bounded(port: int) -> None:
+def test_the_wait_for_the_first_token_is_told_in_groups_as_a_dashboard_reads_it(port: int) -> None:
+    counters, metrics = Counters(), ServiceMetrics()
+    metrics.watch_generator(lambda: counters.snapshot(0, 0))
+    stop = serve_metrics(metrics, port)
+    assert scrape(port)["pdss_generator_first_token_seconds_count", ()] == 0
+    for seconds in (0.01, 0.05, 0.4, 0.4, 7.0, 4000.0):
+        counters.first_token(seconds)
+    found = scrape(port)
+    groups = {"0.05": 2, "0.25": 2, "0.5": 4, "5.0": 4, "10.0": 5, "1800.0": 5, "+Inf": 6}
+    for bound, count in groups.items():
+        assert found["pdss_generator_first_token_seconds_bucket", (bound,)] == count
+    assert found["pdss_generator_first_token_seconds_sum", ()] == pytest.approx(4007.86)
+    stop()
+
+
+def test_tenants_are_hashed_and_only_those_served_last_are_shown(port: int) -> None:
     metrics = ServiceMetrics()
     stop = serve_metrics(metrics, port)
     for tenant in range(3 * MAX_TENANTS):
         metrics.answered(f"hospital-{tenant}", 2)
-    shares = {labels[0]: value for (name, labels), value in scrape(port).items() if name == "pdss_tenant_tokens_total"}
-    assert len(shares) == MAX_TENANTS + 1
-    assert shares["other"] == 2 * 2 * MAX_TENANTS
-    assert not any("hospital" in label for label in shares)
+        metrics.answered("hospital-0", 3)  # always there
+    found = scrape(port)
+    shares = {labels[0]: value for (name, labels), value in found.items() if name == "pdss_tenant_tokens_total"}
+    last = {short_hash(f"hospital-{tenant}"): 2 for tenant in range(2 * MAX_TENANTS + 1, 3 * MAX_TENANTS)}
+    assert shares == {**last, short_hash("hospital-0"): 2 + 3 * 3 * MAX_TENANTS}
+    assert found["pdss_tokens_total", ()] == 5 * 3 * MAX_TENANTS, "what is forgotten of a tenant counts in the sum"
+    metrics.answered("hospital-1", 7)
+    assert scrape(port)["pdss_tenant_tokens_total", (short_hash("hospital-1"),)] == 7, "one that came back is shown"
     with pytest.raises(SettingError, match="--metrics-port"):
         serve_metrics(ServiceMetrics(), port)
     stop()

@@ -29,7 +29,7 @@ class Request:
     over: bool = False
     failed: list[int] = field(default_factory=list)
     _why: str = ""
-    _any_written: bool = False
+    _llm_works: bool = False
 
     def is_unwanted(self) -> bool:
         """Say whether the caller wants no more."""
@@ -40,25 +40,29 @@ class Request:
 
     def answer(self, ordinal: int, written: Written) -> None:
         """Hand out a rationale."""
-        if not self._any_written:
-            self._any_written = True
-            for failed in self.failed:
-                self._put_empty(failed)
+        self.go_on()
         self.answers.put(Rationale(ordinal, *written))
         self.missing -= 1
 
+    def go_on(self) -> None:
+        """Take the LLM for working: the prompts that it failed on, and will fail on, get empty rationales."""
+        if not self._llm_works:
+            self._llm_works = True
+            for failed in self.failed:
+                self._put_empty(failed)
+
     def lose(self, ordinal: int, why: str) -> None:
-        """Answer a prompt that the LLM failed on with an empty rationale, once any other has been written."""
+        """Answer a prompt that the LLM failed on with an empty rationale, once it is known to work."""
         self.failed.append(ordinal)
         self._why = why
         self.missing -= 1
-        if self._any_written:
+        if self._llm_works:
             self._put_empty(ordinal)
 
     @property
     def is_lost(self) -> bool:
-        """Whether the LLM failed on all prompts, or on so many of them and no other was written."""
-        return not self._any_written and bool(self.failed) and (not self.missing or len(self.failed) >= GIVE_UP)
+        """Whether the LLM failed on all prompts, or on so many of them and no other was written, and may not work."""
+        return not self._llm_works and bool(self.failed) and (not self.missing or len(self.failed) >= GIVE_UP)
 
     def warn(self) -> None:
         """Log how many prompts of a request that is answered have an empty rationale for the LLM's failure."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pdss_fl.errors import LLMUnavailable
 from pdss_fl.llm.decode import FAILED, Decoder, RunningBatch, close_gaps
@@ -57,6 +57,16 @@ class Runner:
         self._batch, self.jobs, self._alone = None, [], False
         self._suspects.clear()
         return jobs
+
+    def works(self, prompt: Sequence[int]) -> bool:
+        """Say whether the model reads a prompt by itself and writes two tokens, whatever it failed on before."""
+        try:
+            batch = self._decoder.start([prompt])
+            first = batch.newest.tolist()
+            batch.advance()
+        except Exception:  # whatever the model raises
+            return False
+        return FAILED not in [*first, *batch.newest.tolist()]
 
     def turn(self, newcomers: list[Job]) -> list[Event]:
         """Write a token of every job, and the first one of newcomers; return what is complete or failed."""

@@ -76,6 +76,7 @@ class Scheduler:
         if batch_size < 1:
             raise SettingError(f"llm.batch-size = {batch_size}; give at least 1")
         self._scribe = Scribe(model, tokenizer, instruction)
+        self._plain = self._scribe.plain()
         self._decoder = Decoder(model, self._scribe.shared())
         self._runner = Runner(self._decoder, self._judge)
         self._info = ServerInfo(name, __version__, dtype=str(model.dtype).removeprefix("torch."))
@@ -145,7 +146,7 @@ class Scheduler:
         Busy
             If too many prompts wait; at the first ``next``.
         LLMFailed
-            If the model fails on every prompt, or on the first ``GIVE_UP`` of them, for example for want of memory.
+            If the model fails on every prompt, or on the first ``GIVE_UP`` of them, and on a plain one of its own.
         LLMUnavailable
             If the scheduler is closed.
         """
@@ -281,6 +282,8 @@ class Scheduler:
             self._counters.prompts += 1
         else:
             request.lose(ordinal, outcome.public)
+            if request.is_lost and self._runner.works(self._plain):
+                request.go_on()
             if request.is_lost:
                 text = f"the LLM failed on {len(request.failed)} prompts and wrote none: {outcome.public}"
                 self._end(request, LLMFailed(text, outcome.private))

@@ -51,6 +51,10 @@ class Scribe:
         first, second = (self._encode([PerturbedPrompt(0, text)])[0] for text in ("a", "the"))
         return list(first[: common_length(first, second)])
 
+    def plain(self) -> array[int]:
+        """Return the token ids of a prompt that an LLM which works can answer."""
+        return self._encode([PerturbedPrompt(0, "what is this")])[0]
+
     def read(self, prompts: Sequence[PerturbedPrompt], limit: int) -> list[array[int]]:
         """Return the token ids of prompts after which ``limit`` new tokens fit.
 

@@ -69,6 +69,7 @@ def main() -> None:
             for _ in range(ROUNDS):
                 for way in ways:
                     found[way].append(run(federation, way))
+                    print(f"{way}: {found[way][-1].overhead:.1%} more than the LLM's time", flush=True)
     bars = Bars()
     for way, times in found.items():
         show(way, times)

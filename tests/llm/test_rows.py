@@ -59,6 +59,15 @@ def poisoned(late: bool = False, kind: type[Scheduler] = Scheduler) -> Scheduler
     return scheduler
 
 
+def break_down(scheduler: Scheduler) -> None:
+    """Let a scheduler's model raise whatever it reads."""
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a kernel failed on private text")
+
+    scheduler._decoder._model.register_forward_pre_hook(fail)
+
+
 def answers(batch: PromptBatch) -> list[str]:
     """Return what a model without a fault writes."""
     return texts(list(make_scheduler().generate(batch, SETTINGS)))
@@ -85,6 +94,23 @@ def test_a_row_on_which_the_model_raises_loses_its_own_rationale_only(
     assert "private" not in caplog.text
     assert len(list(scheduler.generate(numbered(range(3)), SETTINGS, tenant="later"))) == 3
     assert (scheduler.stats().queued, scheduler.stats().running) == (0, 0)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_request_of_bad_prompts_only_is_answered_as_long_as_the_model_works(
+    late: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler, alone = poisoned(late), numbered(range(POISON, POISON + 1))
+    (lost,) = scheduler.generate(alone, SETTINGS)
+    assert (lost.text, lost.finish, lost.tokens) == ("", Finish.LENGTH, 0)
+    assert "1 prompts of a request get an empty rationale" in caplog.text
+    bad = tuple(PerturbedPrompt(i, alone.prompts[0].question, ("one",) * i) for i in range(GIVE_UP + 3))
+    assert texts(list(scheduler.generate(PromptBatch(bad, STATEMENT), SETTINGS))) == [""] * len(bad)
+    assert texts(list(scheduler.generate(numbered(range(3)), SETTINGS))) == answers(numbered(range(3)))
+    assert (scheduler.stats().queued, scheduler.stats().running) == (0, 0)
+    break_down(scheduler)
+    with pytest.raises(LLMFailed, match="failed on 1 prompts and wrote none"):
+        list(scheduler.generate(alone, SETTINGS))
 
 
 def test_one_bad_row_among_many_of_the_only_request_costs_one_rationale() -> None:
@@ -169,9 +195,12 @@ def test_over_the_network_a_bad_row_costs_one_rationale_and_one_request() -> Non
     first, _, third = answers(bad)
     assert texts(list(remote.generate(bad, SETTINGS))) == [first, "", third]
     assert scheduler.sizes == [3]  # type: ignore[attr-defined]
+    alone = numbered(range(POISON, POISON + 1))
+    assert texts(list(remote.generate(alone, SETTINGS))) == [""], "as in a batch"
+    break_down(scheduler)
     with pytest.raises(LLMUnavailable, match="failed with INTERNAL"):
-        list(remote.generate(numbered(range(POISON, POISON + 1)), SETTINGS))
-    assert scheduler.sizes == [3, 1], "what fails as a whole is not asked for again"  # type: ignore[attr-defined]
+        list(remote.generate(alone, SETTINGS))
+    assert scheduler.sizes == [3, 1, 1], "what fails as a whole is not asked for again"  # type: ignore[attr-defined]
     remote.close()
     server.stop(grace=0)
 

@@ -3,6 +3,9 @@
 Over the direct channel ``train.distill`` carries an offer: the client then perturbs, asks the LLM server itself
 and trains, in this one action, with the same bytes, charges and checks as over the relay.
 
+In a deployment every message starts a process. Importing the libraries of models takes longer than anything else here,
+so it waits until a client works: where ``pdss node`` is the client, only a message is handed on.
+
 ``app`` is what ``pyproject.toml`` names. To build your own, call ``create_client_app`` and add actions
 or mods to what it returns.
 """
@@ -10,13 +13,13 @@ or mods to what it returns.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from pdss_fl.asking import ask
-from pdss_fl.client import DistillationClient, Metrics
 from pdss_fl.config import METHODS, RunSettings
 from pdss_fl.direct import DirectReport, Offer
 from pdss_fl.errors import MessageError
@@ -30,8 +33,10 @@ from pdss_fl.policy import NodePolicy
 from pdss_fl.relay import relay_mod
 from pdss_fl.replies import ARRAYS, CLIENT
 from pdss_fl.resume import RunName, fingerprint
-from pdss_fl.sharing import UNTRAINED, adopt_average, weights_record
 from pdss_fl.simulation import in_simulation
+
+if TYPE_CHECKING:
+    from pdss_fl.client import DistillationClient, Metrics
 
 PROMPTS, RATIONALES, CONFIG, METRICS, PAYLOAD = "prompts", "rationales", "config", "metrics", "payload"
 
@@ -57,6 +62,8 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
 
     @app.train("distill")
     def distill(msg: Message, context: Context) -> Message:
+        from pdss_fl.sharing import UNTRAINED, adopt_average, weights_record
+
         method, server_round = _asked(msg)
         if method == UNTRAINED:
             raise MessageError("the untrained model is what all methods start from: it is not trained")
@@ -76,6 +83,8 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
 
     @app.evaluate()
     def evaluate(msg: Message, context: Context) -> Message:
+        from pdss_fl.sharing import adopt_average
+
         method, server_round = _asked(msg)
         client = _client(context, msg)
         with client.store.busy("train"):
@@ -134,6 +143,8 @@ def _payload(msg: Message) -> bytes | None:
 
 
 def _client(context: Context, msg: Message) -> DistillationClient:
+    from pdss_fl.client import DistillationClient
+
     settings = RunSettings.from_run_config(context.run_config)
     name = RunName.find_in(msg.content.get(CONFIG), context.run_id)
     node = context.node_config

@@ -66,6 +66,24 @@ def ask(grid: LoopbackGrid, message_type: str = "query.perturb", method: str = "
     return reply
 
 
+RELAYING = """
+import sys
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from pdss_fl.client_app import app
+TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+message = Message(RecordDict({"config": ConfigRecord({"method": "pdss", "server-round": 1})}), 1, "query.perturb")
+message.metadata.__dict__["_message_id"] = "1"
+reply = app(message, Context(1, 1, {"node-socket": "s", "data-path": "d"}, RecordDict(), {}))
+print(reply.error.code, *{"torch", "transformers", "scipy"} & set(sys.modules))
+"""
+
+
+def test_what_hands_messages_on_needs_none_of_the_libraries_that_take_seconds_to_import() -> None:
+    done = subprocess.run([sys.executable, "-c", RELAYING], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(SettingError.code)], "the relay refused a config that names data, and knew how"
+
+
 def test_a_round_passes_through_the_socket(folder: Path, tiny: Path) -> None:
     llm, grid = EchoGenerator(), relaying(folder, tiny)
     with listening(policy_file(folder, tiny), folder / "s"):

@@ -7,10 +7,8 @@ times of the LLM is mostly noise on a busy machine, the ways are then measured o
 answers in the LLM's place: what is left is transport. With ``--check`` the program ends with 1 if either share, or
 both together, are 5 % of the LLM's time or more.
 
-The row "Flower, serialising only" has no way from one process to another in it. A trip there and back was noted at
-about 0.1 s in a simulation and about 6 s in a deployment, where most of it is waiting until a node next asks for
-messages; neither was measured here. A round has two trips, whatever the number of prompts: in a deployment the LLM has
-to take minutes before they are less than 5 % of it.
+The row "Flower, serialising only" has no way from one process to another in it; ``bench_flower.py`` measures that in a
+real deployment, where most of it is the start of a process for every message.
 """
 
 from __future__ import annotations

@@ -56,13 +56,15 @@ def evaluate(msg: Message, context: Context) -> Message:
 
 def _answer(msg: Message, context: Context) -> Message:
     from pdss_fl import client_app
-    from pdss_fl.client import DistillationClient
 
     step = msg.metadata.message_type
     note(f"{step} process", process_start())
+    if "node-socket" not in context.node_config:  # else the work is another process's, which is there already
+        from pdss_fl.client import DistillationClient
+
+        for name in ("perturb", "distill"):
+            setattr(DistillationClient, name, _noting(name, getattr(DistillationClient, name)))
     note(f"{step} begins")
-    for name in ("perturb", "distill"):
-        setattr(DistillationClient, name, _noting(name, getattr(DistillationClient, name)))
     reply = client_app.app(msg, context)
     note(f"{step} ends")
     return reply

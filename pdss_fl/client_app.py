@@ -10,6 +10,7 @@ or mods to what it returns.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -143,7 +144,8 @@ def _client(context: Context, msg: Message) -> DistillationClient:
         policy = NodePolicy.simulation(state_dir, settings, partition_id)
         return DistillationClient(settings, policy, str(name.run_id), partition_id, int(node["num-partitions"]))
     client = DistillationClient(settings, NodePolicy.from_node_config(node), name.folder(settings))
-    client.store.keep_to(fingerprint(settings))
+    # Whether it shares is the client's own choice, too: what was trained while it did not may never leave.
+    client.store.keep_to(fingerprint(replace(settings, sharing=client.settings.sharing)))
     return client
 
 

@@ -243,6 +243,7 @@ def _summary(
         "accuracy": outcome,
         "clients": clients,
         "left-out": [row for strategy in strategies.values() for row in strategy.left_out],
+        "unshared": [row for strategy in strategies.values() for row in strategy.unshared],
         "fairness": spread(clients),
         "privacy": privacy_summary(weakest(pdss.statements.values()) if pdss else None),
         "seconds": {phase: round(value, 2) for phase, value in seconds.items()},

@@ -26,7 +26,7 @@ from pdss_fl.llm.remote import RemoteGenerator
 from pdss_fl.llm.tls import ClientTls
 from pdss_fl.logs import configure_logging
 from pdss_fl.messages import PromptBatch
-from pdss_fl.mods import error_guard_mod
+from pdss_fl.mods import check_mods, error_guard_mod
 from pdss_fl.policy import NodePolicy
 from pdss_fl.relay import relay_mod
 from pdss_fl.replies import ARRAYS, CLIENT
@@ -44,8 +44,14 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     ----------
     mods : Sequence[Mod] (default: ())
         Run inside the error guard, which stays the outermost mod; not where a node relays to its own process.
+
+    Raises
+    ------
+    SettingError
+        For a mod that would do nothing here without saying so.
     """
     configure_logging()
+    check_mods(mods)
     app = ClientApp(mods=[error_guard_mod, relay_mod, *mods])
 
     @app.query("perturb")

@@ -60,14 +60,19 @@ def _noise_lines(accuracies: Mapping[str, Any]) -> list[str]:
 
 
 def _left_out_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    told = [f"without client {r['node']} in {r['method']}, round {r['round']}, {r['step']}: {r['why']}" for r in rows]
-    more = [f"and {len(told) - _MOST_ROWS} more, all of them in summary.json"] if len(told) > _MOST_ROWS else []
-    return told[:_MOST_ROWS] + more
+    return _first(
+        [f"without client {r['node']} in {r['method']}, round {r['round']}, {r['step']}: {r['why']}" for r in rows]
+    )
 
 
 def _unshared_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     times = Counter((row["node"], row["why"]) for row in rows)
-    return [f"client {node} not averaged, {n} times: {why}" for (node, why), n in times.most_common(_MOST_ROWS)]
+    return _first([f"client {node} not averaged, {n} times: {why}" for (node, why), n in times.most_common()])
+
+
+def _first(told: list[str]) -> list[str]:
+    more = [f"and {len(told) - _MOST_ROWS} more, all of them in summary.json"] if len(told) > _MOST_ROWS else []
+    return told[:_MOST_ROWS] + more
 
 
 def _privacy_lines(privacy: Mapping[str, Any] | None) -> list[str]:

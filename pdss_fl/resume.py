@@ -22,7 +22,7 @@ from pdss_fl.config import RunSettings
 from pdss_fl.errors import MessageError, SettingError
 from pdss_fl.llm_settings import AUTO, DTYPE_NAMES, LLMSettings
 
-LOADED = "llm.json"
+LOADED = "loaded.json"
 """The file of a run directory that says in which number format the run's LLM was loaded first."""
 
 _RUN = "run"

@@ -27,11 +27,17 @@ _WEIGHT = "num-examples"
 _RESERVED = "__metadata__"  # of the format in which averages are kept
 
 
-def average_weights(answered: Mapping[int, Message]) -> ArrayRecord | None:
-    """Return the average of the clients' weights, by their numbers of training examples.
+OWN_MODEL = "it chose a small model of its own and sends no weights"
+_OTHER = "its weights are not those of most, or no finite numbers"
+_NO_EXAMPLE = "it tells of no example that it trained on"
+_ALONE = "nobody else sent weights of this model, and one client's are no average"
+
+
+def average_weights(answered: Mapping[int, Message]) -> tuple[ArrayRecord | None, dict[int, str]]:
+    """Return the average of the clients' weights, by their numbers of training examples, and who is not in it.
 
     A client whose arrays are not those of most, or are no finite numbers, is named in the log and left out: models
-    that differ cannot be averaged.
+    that differ cannot be averaged. One client's weights are never handed to others as an average.
 
     Parameters
     ----------
@@ -40,27 +46,39 @@ def average_weights(answered: Mapping[int, Message]) -> ArrayRecord | None:
 
     Returns
     -------
-    ArrayRecord | None
-        ``None`` if nobody sent any weights.
+    tuple[ArrayRecord | None, dict[int, str]]
+        ``None`` unless two clients sent weights of one model. Why a client's are not in it, by node id.
     """
-    forms = {node: _form(reply.content.get(ARRAYS)) for node, reply in sorted(answered.items())}
-    most = Counter(form for form in forms.values() if form).most_common(1)
-    records = []
+    forms = {node: _form(reply.content.get(ARRAYS)) for node, reply in answered.items()}
+    counts = Counter(form for form in forms.values() if form)
+    most = max(counts, key=lambda form: (counts[form], form), default=None)
+    unshared: dict[int, str] = {}
+    shared: dict[int, RecordDict] = {}
     for node, reply in answered.items():
         sent, examples = reply.content.get(ARRAYS), reported_counts(reply).get(_WEIGHT, 0)
-        if not isinstance(sent, ArrayRecord) or not most or forms[node] != most[0][0] or examples < 1:
-            logger.warning("client %d: its weights are not averaged: they are missing or of another model", node)
-            continue
-        records.append(RecordDict({ARRAYS: sent, "metrics": MetricRecord({_WEIGHT: examples})}))
+        if sent is None:
+            unshared[node] = OWN_MODEL
+        elif not isinstance(sent, ArrayRecord) or most is None or forms[node] != most:
+            unshared[node] = _OTHER
+        elif examples < 1:
+            unshared[node] = _NO_EXAMPLE
+        else:
+            shared[node] = RecordDict({ARRAYS: sent, "metrics": MetricRecord({_WEIGHT: examples})})
+    if len(shared) == 1:
+        unshared |= dict.fromkeys(shared, _ALONE)
+        shared = {}
+    for node, why in unshared.items():
+        logger.warning("client %d: not averaged: %s", node, why)
+    records = list(shared.values())
     # Floats that are added in another order may give another sum, and a resumed run has other node ids.
     records.sort(
         key=lambda record: hashlib.sha256(b"".join(a.data for a in record.array_records[ARRAYS].values())).digest()
     )
-    return aggregate_arrayrecords(records, _WEIGHT) if records else None
+    return (aggregate_arrayrecords(records, _WEIGHT) if records else None), unshared
 
 
 def keep_average(folder: Path, server_round: int, average: ArrayRecord) -> None:
-    """Write a method's average after a round into a folder, beside that of the round before.
+    """Write a method's average after a round into a folder, beside the one before it.
 
     Raises
     ------
@@ -71,7 +89,8 @@ def keep_average(folder: Path, server_round: int, average: ArrayRecord) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         arrays = {name: np.ascontiguousarray(array.numpy()) for name, array in average.items()}
         write_atomically(_path(folder, server_round), save(arrays))
-        _path(folder, server_round - 2).unlink(missing_ok=True)
+        for older in sorted(folder.glob("*.safetensors"), key=lambda path: int(path.stem))[:-2]:
+            older.unlink()
     except OSError as err:
         raise StoreError(
             f"output-dir: the run's averaged weights cannot be written ({err.strerror}): free space"

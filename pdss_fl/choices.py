@@ -10,13 +10,14 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pdss_fl.config import METRICS_LEVELS, RunSettings
 from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.errors import SettingError
-from pdss_fl.sharing_settings import OFF
+from pdss_fl.sharing_settings import SharingSettings
 
 # A node's key, and the setting that it takes the place of.
 KEYS = {
@@ -58,12 +59,8 @@ def own_settings(settings: RunSettings, choices: Mapping[str, Any], simulated: b
         plain = {setting: RunSettings().flat()[setting] for key, setting in KEYS.items() if key.startswith("data-")}
         settings = _with_choices(settings, {**plain, "data.source": "jsonl", "data.path": ""})
     own = _with_choices(settings, choices) if choices else settings
-    if own.sharing.mode != OFF and own.slm != settings.slm:
-        raise SettingError(
-            f"sharing.mode = {own.sharing.mode!r} averages one small model, slm.model = {settings.slm.model!r}, and "
-            "this client chose another or other sizes: leave its slm-... choices out, or set sharing.mode to 'off'"
-        )
-    return own
+    # The run averages one small model: whoever chose another, or other sizes, takes part without sharing it.
+    return own if own.slm == settings.slm else replace(own, sharing=SharingSettings())
 
 
 @contextmanager

@@ -108,16 +108,18 @@ def doctor(
         list[str] | None, typer.Option("--run-config", "-c", help="As for flwr run: the run to look at.")
     ] = None,
     policy: Annotated[Path | None, typer.Option(help="A node's policy file, to look at that node as well.")] = None,
+    node_socket: Annotated[Path | None, typer.Option(help="A SuperNode's node-socket: who answers there?")] = None,
 ) -> None:
     """Look at everything that a run will need of this machine, and say what to do; exit code 1 if anything fails."""
     from flwr.common.config import parse_config_args
 
     from pdss_fl.config import RunSettings
-    from pdss_fl.doctor import FAIL, examine
+    from pdss_fl.doctor import examine
+    from pdss_fl.doctor_checks import FAIL
 
     settings = RunSettings.from_run_config(parse_config_args(run_config))
     findings = []
-    for finding in examine(settings, policy):
+    for finding in examine(settings, policy, node_socket):
         findings.append(finding)
         typer.echo(f"{finding.verdict:4}  {finding.what:18} {finding.found}")
         if finding.remedy:

@@ -59,6 +59,11 @@ class DistillationClient:
         Names the client's files of this run: Flower's id, or ``RunName.folder`` for a run that can be resumed.
     partition_id, num_partitions : int
         Which part of the data a simulated client holds; 0 and 1 for a deployed one.
+
+    Attributes
+    ----------
+    unshared : bool
+        Whether the run averages small models, but not this client's, which is another one.
     """
 
     def __init__(
@@ -69,7 +74,9 @@ class DistillationClient:
         partition_id: int = 0,
         num_partitions: int = 1,
     ) -> None:
+        averages = settings.sharing.mode != OFF
         settings = own_settings(settings, policy.choices, policy.simulated)
+        self.unshared = averages and settings.sharing.mode == OFF
         policy.check_run(settings)
         self.settings, self.policy = settings, policy
         self.partition_id = partition_id

@@ -13,6 +13,7 @@ or mods to what it returns.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -28,7 +29,7 @@ from pdss_fl.llm.remote import RemoteGenerator
 from pdss_fl.llm.tls import ClientTls
 from pdss_fl.logs import configure_logging
 from pdss_fl.messages import PromptBatch
-from pdss_fl.mods import error_guard_mod
+from pdss_fl.mods import check_mods, error_guard_mod
 from pdss_fl.policy import NodePolicy
 from pdss_fl.relay import relay_mod
 from pdss_fl.replies import ARRAYS, CLIENT
@@ -48,8 +49,14 @@ def create_client_app(mods: Sequence[Mod] = ()) -> ClientApp:
     ----------
     mods : Sequence[Mod] (default: ())
         Run inside the error guard, which stays the outermost mod; not where a node relays to its own process.
+
+    Raises
+    ------
+    SettingError
+        For a mod that would do nothing here without saying so.
     """
     configure_logging()
+    check_mods(mods)
     app = ClientApp(mods=[error_guard_mod, relay_mod, *mods])
 
     @app.query("perturb")
@@ -154,7 +161,8 @@ def _client(context: Context, msg: Message) -> DistillationClient:
         policy = NodePolicy.simulation(state_dir, settings, partition_id)
         return DistillationClient(settings, policy, str(name.run_id), partition_id, int(node["num-partitions"]))
     client = DistillationClient(settings, NodePolicy.from_node_config(node), name.folder(settings))
-    client.store.keep_to(fingerprint(settings))
+    # Whether it shares is the client's own choice, too: what was trained while it did not may never leave.
+    client.store.keep_to(fingerprint(replace(settings, sharing=client.settings.sharing)))
     return client
 
 

@@ -11,7 +11,6 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -23,27 +22,26 @@ from pdss_fl.choices import own_settings
 from pdss_fl.client_data import node_format
 from pdss_fl.config import SCRATCH, RunSettings
 from pdss_fl.data.sources import whole_data
+from pdss_fl.doctor_checks import (
+    FAIL,
+    NOTE,
+    OK,
+    Finding,
+    client_needs,
+    node_socket,
+    openai_endpoint,
+    root_certificates,
+)
 from pdss_fl.errors import PdssError
 from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy.ledger_file import read_ledger
 
-OK, NOTE, FAIL = "ok", "note", "FAIL"
 _FREE_GB = 2  # a converted LLM, vocabularies and a run's small models
 _MEMORY_GB = 4
 _SUPERLINK_PORT = 39091
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one check found: ``verdict`` is ``ok``, ``note`` or ``FAIL``; ``remedy`` says what to do."""
-
-    what: str
-    verdict: str
-    found: str
-    remedy: str = ""
-
-
-def examine(settings: RunSettings, policy: Path | None = None) -> Iterator[Finding]:
+def examine(settings: RunSettings, policy: Path | None = None, listener: Path | None = None) -> Iterator[Finding]:
     """Yield findings about this machine for a run with these settings.
 
     Parameters
@@ -52,6 +50,8 @@ def examine(settings: RunSettings, policy: Path | None = None) -> Iterator[Findi
         Of the run; their defaults are those of ``flwr run .``.
     policy : Path | None (default: None)
         A node's policy file; with it, what this node would refuse, its data and its ledger are looked at as well.
+    listener : Path | None (default: None)
+        A SuperNode's ``node-socket``, at which `pdss node` should answer.
     """
     yield from _packages()
     yield from _machine()
@@ -60,8 +60,16 @@ def examine(settings: RunSettings, policy: Path | None = None) -> Iterator[Findi
     yield from _models(settings)
     if settings.llm.backend == "grpc":
         yield _llm_server(settings)
-    if policy is not None:
+        if settings.llm.root_certificates:
+            yield root_certificates("llm.root-certificates", Path(settings.llm.root_certificates))
+    if settings.llm.backend == "openai":
+        yield openai_endpoint(settings.llm)
+    if policy is None:
+        yield from client_needs(settings)
+    else:
         yield from _node(settings, policy)
+    if listener is not None:
+        yield node_socket(listener)
 
 
 def _packages() -> Iterator[Finding]:
@@ -192,10 +200,17 @@ def _node(settings: RunSettings, path: Path) -> Iterator[Finding]:
         f"at most epsilon {policy.max_epsilon_per_token:g} a token, {policy.max_epsilon_per_example:g} an example; "
         f"metrics: {policy.metrics}",
     )
+    own = settings
     try:
-        policy.check_run(own_settings(settings, policy.choices, simulated=False))
+        own = own_settings(settings, policy.choices, simulated=False)
+        policy.check_run(own)
     except PdssError as err:
         yield Finding("run", FAIL, "this node would refuse it", err.public)
+    yield from client_needs(own)
+    if policy.choices.get("slm.model", SCRATCH) != SCRATCH:
+        yield _model("slm-model", own.slm.model)
+    if policy.llm_root_certificates is not None:
+        yield root_certificates("llm-root-certificates", policy.llm_root_certificates)
     yield _data(policy)
     yield _ledger(policy)
 

@@ -9,7 +9,8 @@ from pdss_fl.errors import SettingError
 from pdss_fl.rules import A_WEEK, ADDRESS, AT_LEAST_0, AT_LEAST_1, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, one_of, within
 from pdss_fl.rules import setting as _setting
 
-DTYPE_NAMES = ("auto", "float32", "bfloat16", "float16")
+AUTO = "auto"
+DTYPE_NAMES = (AUTO, "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)

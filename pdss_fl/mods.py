@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from traceback import extract_tb
 
 from flwr.app import Context, Error, Message
-from flwr.clientapp.typing import ClientAppCallable
+from flwr.clientapp.typing import ClientAppCallable, Mod
 
-from pdss_fl.errors import PdssError
+from pdss_fl.errors import PdssError, SettingError
 from pdss_fl.simulation import in_simulation
 
 logger = logging.getLogger("pdss_fl.client")
 
 UNEXPECTED = PdssError.code
+_MASKING = ("secagg_mod", "secaggplus_mod")
+
+
+def check_mods(mods: Iterable[Mod]) -> None:
+    """Refuse mods of Flower that know ``train`` alone and hand on ``train.distill`` as it is, weights unmasked."""
+    named = [name for name in _MASKING if name in {getattr(mod, "__name__", "") for mod in mods}]
+    if named:
+        raise SettingError(
+            f"mods: {', '.join(named)} does not know this app's messages and would let shared weights pass unmasked: "
+            "leave it out; sharing.epsilon keeps weights private"
+        )
 
 
 def error_guard_mod(msg: Message, context: Context, call_next: ClientAppCallable) -> Message:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -37,7 +38,8 @@ def render_summary(summary: Mapping[str, Any]) -> str:
         console.print(client_table(summary["clients"]))
     for line in spread_lines(summary.get("fairness", {})):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
-    told = (_noise_lines(summary["accuracy"]), _left_out_lines(summary.get("left-out", ())))
+    absent = [*_left_out_lines(summary.get("left-out", ())), *_unshared_lines(summary.get("unshared", ()))]
+    told = (_noise_lines(summary["accuracy"]), absent)
     for line in chain(*told, _privacy_lines(summary["privacy"]), _cost_lines(summary)):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     return out.getvalue().rstrip()
@@ -58,7 +60,17 @@ def _noise_lines(accuracies: Mapping[str, Any]) -> list[str]:
 
 
 def _left_out_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    told = [f"without client {r['node']} in {r['method']}, round {r['round']}, {r['step']}: {r['why']}" for r in rows]
+    return _first(
+        [f"without client {r['node']} in {r['method']}, round {r['round']}, {r['step']}: {r['why']}" for r in rows]
+    )
+
+
+def _unshared_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    times = Counter((row["node"], row["why"]) for row in rows)
+    return _first([f"client {node} not averaged, {n} times: {why}" for (node, why), n in times.most_common()])
+
+
+def _first(told: list[str]) -> list[str]:
     more = [f"and {len(told) - _MOST_ROWS} more, all of them in summary.json"] if len(told) > _MOST_ROWS else []
     return told[:_MOST_ROWS] + more
 

@@ -1,8 +1,9 @@
 """A run's results on the server's disk: settings, metrics as they come, privacy, and one summary.
 
 ``summary.json`` has the keys ``accuracy`` (a method: ``value``, ``low``, ``high``, ``n``), ``clients`` and
-``fairness`` (``pdss_fl.fairness``), ``left-out`` (who took no part in which step, and why), ``privacy``, ``seconds``
-(a phase), ``llm`` (``model``, ``prompts``, ``tokens``) and ``versions``.
+``fairness`` (``pdss_fl.fairness``), ``left-out`` (who took no part in which step, and why), ``unshared`` (with
+``sharing.mode``, whose weights are in no average, and why), ``privacy``, ``seconds`` (a phase), ``llm`` (``model``,
+``prompts``, ``tokens``) and ``versions``.
 """
 
 from __future__ import annotations

@@ -13,13 +13,17 @@ import hashlib
 import json
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flwr.app import ConfigRecord
 
 from pdss_fl.config import RunSettings
 from pdss_fl.errors import MessageError, SettingError
+from pdss_fl.llm_settings import AUTO, DTYPE_NAMES, LLMSettings
+
+LOADED = "loaded.json"
+"""The file of a run directory that says in which number format the run's LLM was loaded first."""
 
 _RUN = "run"
 _NAME = re.compile(r"(\d{1,20})-[0-9a-f]{32}")
@@ -107,6 +111,27 @@ def unfinished_run(settings: RunSettings) -> tuple[RunName, Path]:
         f"resume = true, but below output-dir = {str(base)!r} there is no unfinished run with these settings"
         f"{differing}: give the settings of the run that died, or start a new one without resume"
     )
+
+
+def as_first_loaded(llm: LLMSettings, folder: Path) -> LLMSettings:
+    """Return an LLM's settings with the number format that the run's first start measured to be the fastest.
+
+    The same measurement may end otherwise the next time, and the LLM then write otherwise.
+
+    Parameters
+    ----------
+    llm : LLMSettings
+        The run's; unchanged unless ``dtype = "auto"`` has something measured.
+    folder : Path
+        The run directory, where ``LOADED`` holds what was chosen; unchanged if it holds nothing yet.
+    """
+    if llm.backend != "local" or llm.dtype != AUTO:
+        return llm
+    try:
+        kept = json.loads((folder / LOADED).read_text(encoding="utf-8"))["dtype"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return llm  # died before it had loaded one
+    return replace(llm, dtype=kept) if kept in DTYPE_NAMES else llm
 
 
 def _deciding(flat: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:

@@ -21,7 +21,7 @@ class MethodState:
         Summed metrics of every whole round.
     trained : set[int]
         Nodes that have a small model of this method.
-    client_metrics, left_out, statements, usage
+    client_metrics, left_out, unshared, statements, usage
         As in ``StepByStepDistillation``.
     """
 
@@ -29,6 +29,7 @@ class MethodState:
     trained: set[int] = field(default_factory=set)
     client_metrics: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[dict[str, Any]] = field(default_factory=list)
+    unshared: list[dict[str, Any]] = field(default_factory=list)
     statements: dict[int, PrivacyStatement] = field(default_factory=dict)
     usage: Usage = field(default_factory=Usage)
 
@@ -43,6 +44,7 @@ class MethodState:
             set(found["trained"]),
             found["client_metrics"],
             found.get("left_out", []),
+            found.get("unshared", []),
             {int(node): PrivacyStatement(**claim) for node, claim in found["statements"].items()},
             Usage(**found["usage"]),
         )
@@ -59,6 +61,7 @@ class MethodState:
                 trained=sorted(self.trained),
                 client_metrics=self.client_metrics,
                 left_out=self.left_out,
+                unshared=self.unshared,
                 statements={node: vars(claim) for node, claim in self.statements.items()},
                 usage=vars(self.usage),
             )

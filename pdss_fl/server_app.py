@@ -30,7 +30,7 @@ from pdss_fl.participants import connected
 from pdss_fl.polling import PatientGrid
 from pdss_fl.report import render_summary
 from pdss_fl.results import RunDirectory, accuracy, privacy_summary, versions, weakest
-from pdss_fl.resume import RunName, unfinished_run
+from pdss_fl.resume import LOADED, RunName, as_first_loaded, unfinished_run
 from pdss_fl.sharing_settings import OFF
 from pdss_fl.strategy import StepByStepDistillation
 from pdss_fl.tracking import TENSORBOARD, Callback, Callbacks, TensorBoard
@@ -83,7 +83,7 @@ def _compare(
     grid: Grid, settings: RunSettings, run_id: int, name: RunName, directory: RunDirectory, tracking: Callbacks
 ) -> None:
     started = time.monotonic()
-    generator = load_generator(settings.llm, settings.data.source, run_id) if _needs_llm(settings) else None
+    generator = _load_llm(settings, run_id, directory) if _needs_llm(settings) else None
     load_seconds = time.monotonic() - started
     logger.info("waiting for %d clients (min-available-nodes)", settings.min_available_nodes)
     connected(grid, settings.min_available_nodes, "min-available-nodes", settings.perturb_timeout)
@@ -131,10 +131,18 @@ def _open_run(settings: RunSettings, run_id: int) -> tuple[RunName, RunDirectory
         logger.info("goes on with %s", path.name)
         return name, RunDirectory(path)
     name, directory = RunName.new(run_id), RunDirectory(settings.run_directory(run_id))
-    (directory.path / "journal.jsonl").unlink(missing_ok=True)
+    for earlier in ("journal.jsonl", LOADED):
+        (directory.path / earlier).unlink(missing_ok=True)
     directory.write("settings.json", settings.flat())
     directory.write("run.json", {"name": name.text, "ended": False})
     return name, directory
+
+
+def _load_llm(settings: RunSettings, run_id: int, directory: RunDirectory) -> RationaleGenerator:
+    """Load or reach the run's LLM, in the number format of the run's first start."""
+    generator = load_generator(as_first_loaded(settings.llm, directory.path), settings.data.source, run_id)
+    directory.write(LOADED, {"dtype": generator.info.dtype})
+    return generator
 
 
 def load_generator(llm: LLMSettings, data_source: str = BUILT_IN_DATA, run_id: int = 0) -> RationaleGenerator:
@@ -244,6 +252,7 @@ def _summary(
         "accuracy": outcome,
         "clients": clients,
         "left-out": [row for strategy in strategies.values() for row in strategy.left_out],
+        "unshared": [row for strategy in strategies.values() for row in strategy.unshared],
         "fairness": spread(clients),
         "privacy": privacy_summary(weakest(pdss.statements.values()) if pdss else None),
         "seconds": {phase: round(value, 2) for phase, value in seconds.items()},

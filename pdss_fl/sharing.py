@@ -18,6 +18,8 @@ UNTRAINED = "untrained"
 def adopt_average(client: DistillationClient, method: str, msg: Message) -> None:
     """Put the averaged weights of a message, if it carries any, into the client's small model of a method.
 
+    A client whose small model is another one leaves them alone: a strategy does not know that before its first round.
+
     Raises
     ------
     MessageError
@@ -25,7 +27,7 @@ def adopt_average(client: DistillationClient, method: str, msg: Message) -> None
         are not of this client's model.
     """
     record = msg.content.get(ARRAYS)
-    if record is None:
+    if record is None or client.unshared:
         return
     if not client.shares or method == UNTRAINED:
         raise MessageError("the request carries weights where none are shared (sharing.mode, method)")

@@ -12,8 +12,9 @@ OFF, FEDAVG = "off", "fedavg"
 
 @dataclass(frozen=True)
 class SharingSettings:
-    """Whether clients with the same small model average it (``sharing.*``); a node has to allow it.
+    """Whether clients with the run's small model average it (``sharing.*``); a node has to allow it.
 
+    A client that chose another ``slm.*`` takes part without sharing.
     ``mode = "fedavg"`` sends each client's weights to the strategy after every round. Weights tell about the
     private text that they were trained on. With ``epsilon`` above 0 they are trained by DP-SGD (needs the extra
     ``dp-sgd``) and the ledger is charged that much for every example, for the whole run of one method, at ``delta``;

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from pdss_fl.asking import ask
-from pdss_fl.averaging import AVERAGES, average_weights, keep_average, kept_average
+from pdss_fl.averaging import AVERAGES, OWN_MODEL, average_weights, keep_average, kept_average
 from pdss_fl.direct import Offer, direct_reports
 from pdss_fl.errors import MessageError, QuorumLost
 from pdss_fl.journal import Journal
@@ -61,7 +61,8 @@ class StepByStepDistillation(FedAvg):
     journal : Journal | None (default: None)
         Keeps what this run has done: no whole round of it is done again, no answered prompt sent to the LLM again.
     sharing : bool (default: False)
-        Clients send their small model's weights after each round, and go on from the average (FedAvg).
+        Clients send their small model's weights after each round, and go on from the average (FedAvg); who sends none
+        keeps its own. After a round in which fewer than two sent any, that of the round before stays.
     fraction_train, fraction_evaluate : float
         As in ``FedAvg``, but drawn by ``participants.draw``: every method trains the same clients in a round.
     seed : int (default: 0)
@@ -77,6 +78,8 @@ class StepByStepDistillation(FedAvg):
         One row a client and phase, as the clients reported.
     left_out : list[dict]
         Who took no part in which step of which round, and why.
+    unshared : list[dict]
+        With ``sharing``, who trained in which round without being in the average, and why.
     failure_codes : set[int]
         Codes of the errors that clients answered with.
     on_metrics : Callable[[str, int, str, Mapping[str, float]], None] | None
@@ -123,6 +126,7 @@ class StepByStepDistillation(FedAvg):
         self.usage, self.statements = self._state.usage, self._state.statements
         self.client_metrics = self._state.client_metrics
         self.left_out, self.failure_codes = self._state.left_out, set[int]()
+        self.unshared = self._state.unshared
         self.on_metrics: Callable[[str, int, str, Mapping[str, float]], None] | None = None
         self._sent: list[Message] = []
         self._sent_at = time.monotonic()
@@ -149,9 +153,7 @@ class StepByStepDistillation(FedAvg):
                 node: RecordDict({"config": config, "rationales": ConfigRecord({"payload": payload})})
                 for node, payload in answers.items()
             }
-        if self.sharing and arrays:
-            for content in contents.values():
-                content[ARRAYS] = arrays
+        self._hand_out(arrays, contents)
         return self._remember(_requests(contents, "train.distill", server_round))
 
     def aggregate_train(
@@ -168,7 +170,9 @@ class StepByStepDistillation(FedAvg):
                 self.statements[node] = report.statement
                 self.usage.prompts += report.prompts
                 self.usage.tokens += report.tokens
-        average = average_weights(answered) if self.sharing else None
+        average, unshared = average_weights(answered) if self.sharing else (None, {})
+        for node, why in unshared.items():
+            self.unshared.append({"method": self.method, "round": server_round, "node": node, "why": why})
         if kept and average:
             keep_average(kept, server_round, average)
         return average, self._aggregate("distill", server_round, answered)
@@ -183,10 +187,10 @@ class StepByStepDistillation(FedAvg):
         node_ids = [
             node for node in self._draw(grid, self.fraction_evaluate, server_round) if node in self._state.trained
         ]
-        content = RecordDict({"config": self._config(config, server_round)})
-        if self.sharing and arrays:
-            content[ARRAYS] = arrays
-        return self._remember(_requests(dict.fromkeys(node_ids, content), "evaluate", server_round))
+        config = self._config(config, server_round)
+        contents = {node: RecordDict({"config": config}) for node in node_ids}
+        self._hand_out(arrays, contents)
+        return self._remember(_requests(contents, "evaluate", server_round))
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up right answers and questions over the clients; the round is whole then."""
@@ -226,6 +230,12 @@ class StepByStepDistillation(FedAvg):
     def _remember(self, requests: list[Message]) -> list[Message]:
         self._sent, self._sent_at = requests, time.monotonic()
         return requests
+
+    def _hand_out(self, arrays: ArrayRecord, contents: Mapping[int, RecordDict]) -> None:
+        """Put the average into what clients are sent, unless they are known to have a small model of their own."""
+        apart = {row["node"] for row in self.unshared if row["why"] == OWN_MODEL}
+        for node in contents.keys() - apart if self.sharing and arrays else ():
+            contents[node][ARRAYS] = arrays
 
     def _orders(self, node_ids: Iterable[int], config: ConfigRecord) -> dict[int, RecordDict]:
         """Tell clients to train: on their labels alone, or with what the LLM server tells them directly."""

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
+import tempfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from typer.testing import CliRunner
 
+from pdss_fl.cli import app
 from pdss_fl.config import RunSettings
-from pdss_fl.doctor import FAIL, NOTE, Finding, examine
-from tests.test_cli import pdss
+from pdss_fl.doctor import examine
+from pdss_fl.doctor_checks import FAIL, NOTE, OK, Finding
+from pdss_fl.node import listening
+from tests.llm.openai_server import KEY, said, scripted
+from tests.test_cli import free_port, pdss
 
 
 def findings(settings: dict[str, Any], policy: Path | None = None) -> dict[str, Finding]:
@@ -130,3 +142,117 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
     done = pdss("doctor", "-c", "privacy.epsilon=-1")
     assert done.returncode == 1
     assert done.stderr.startswith("error: privacy.epsilon")
+
+
+def told(asked: dict[str, Any], *options: str | Path) -> dict[str, tuple[str, str]]:
+    """What the command says of each thing that it looked at: its verdict, and the rest of the two lines."""
+    settings = " ".join(f"{key}={json.dumps(value)}" for key, value in asked.items())
+    done = CliRunner().invoke(app, ["doctor", "-c", settings, *map(str, options)])
+    lines = done.stdout.replace("\n" + " " * 25 + "->", " ->").splitlines()
+    found = {line[6:].split()[0]: (line[:4].strip(), line[6:]) for line in lines}
+    assert done.exit_code == any(verdict == FAIL for verdict, _ in found.values())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "settings"),
+    [
+        ("opacus", "dp-sgd", {"sharing.mode": "fedavg", "sharing.epsilon": 4.0, "distill.filter": "off"}),
+        ("datasets", "datasets", {"data.source": "datasets", "data.path": "someone/some-set"}),
+    ],
+)
+def test_an_extra_that_the_settings_need(
+    asked: dict[str, Any], package: str, extra: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert package not in told(asked)
+    assert told(asked | settings)[package][0] == OK
+    monkeypatch.setitem(sys.modules, package, None)  # as Python has it of a package that cannot be imported
+    verdict, said_of_it = told(asked | settings)[package]
+    assert verdict == FAIL
+    assert f"pip install 'pdss-fl[{extra}]'" in said_of_it
+
+
+def test_a_nodes_own_choices_decide_which_extras_and_models_it_needs(tmp_path: Path, asked: dict[str, Any]) -> None:
+    own = {"data-format": "datasets", "slm-model": "/nowhere/model"}
+    found = told(asked, "--policy", policy(tmp_path, **own))
+    assert found["datasets"][0] == OK
+    assert found["slm-model"][0] == FAIL
+    assert "correct the path" in found["slm-model"][1]
+
+
+def test_the_encoder_decoder_where_one_is_used(asked: dict[str, Any]) -> None:
+    assert "encoder-decoder.model" not in told(asked)
+    used = asked | {"privacy.mechanism": "encoder-dp-decoding"}
+    assert told(used)["encoder-decoder.model"][0] == OK, "the built-in one"
+    verdict, said_of_it = told(used | {"encoder-decoder.model": "/nowhere/model"})["encoder-decoder.model"]
+    assert verdict == FAIL
+    assert "pdss train-encoder-decoder" in said_of_it
+
+
+def test_an_openai_endpoint_and_its_key(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PDSS_LLM_API_KEY", "PDSS_LLM_BASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    nobody = f"http://127.0.0.1:{free_port()}/v1"
+    with scripted(lambda _: said("never asked")) as server:
+        asked |= {"llm.backend": "openai", "llm.base-url": server.url}
+        verdict, said_of_it = told(asked)["llm.base-url"]
+        assert verdict == OK
+        assert "no key" in said_of_it
+        monkeypatch.setenv("PDSS_LLM_API_KEY", KEY)
+        assert "PDSS_LLM_BASE_URL" in told(asked)["llm.base-url"][1], "whose key it is, is not said"
+        monkeypatch.setenv("PDSS_LLM_BASE_URL", server.url)
+        verdict, said_of_it = told(asked)["llm.base-url"]
+        assert (verdict, "has its key" in said_of_it, KEY in said_of_it) == (OK, True, False)
+        monkeypatch.setenv("PDSS_LLM_BASE_URL", nobody)
+        assert told(asked)["llm.base-url"][0] == FAIL, "not where the machine's owner sends prompts"
+    assert told(asked | {"llm.base-url": nobody})["llm.base-url"][0] == FAIL, "nobody answers"
+
+
+def certificate(path: Path, days: float, ca: bool = True) -> Path:
+    """Write a certificate that ends so many days from now."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    start, end = (datetime.now(UTC) + timedelta(days=d) for d in (-900, days))
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, start, end)
+    builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+    path.write_bytes(builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
+    return path
+
+
+def test_a_nodes_root_certificates(tmp_path: Path, asked: dict[str, Any]) -> None:
+    path = tmp_path / "ca.pem"
+    node = policy(tmp_path, **{"llm-root-certificates": str(path)})
+
+    def look() -> tuple[str, str]:
+        return told(asked, "--policy", node)["llm-root-certificates"]
+
+    assert look()[0] == FAIL, "it is not there"
+    certificate(path, 400)
+    assert look()[0] == OK
+    certificate(path, 5)
+    assert look()[0] == NOTE
+    path.write_bytes(path.read_bytes() + certificate(tmp_path / "old.pem", -1).read_bytes())
+    verdict, said_of_it = look()
+    assert (verdict, "expired" in said_of_it, "renew" in said_of_it) == (FAIL, True, True)
+    certificate(path, 400, ca=False)
+    assert look()[0] == FAIL
+    path.write_text("no certificate")
+    assert look()[0] == FAIL
+
+
+def test_who_answers_at_a_nodes_socket(asked: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory(prefix="pdss") as made:  # a socket's path has to be short
+        path = Path(made) / "s"
+
+        def look() -> tuple[str, str]:
+            return told(asked, "--node-socket", path)["node-socket"]
+
+        assert look()[0] == FAIL, "it is not there"
+        with listening(policy(Path(made)), path):
+            assert look()[0] == OK
+        with socket.socket(socket.AF_UNIX) as left_over:
+            left_over.bind(str(path))
+        verdict, said_of_it = look()
+        assert (verdict, "start `pdss node`" in said_of_it) == (FAIL, True)
+        path.unlink()
+        path.write_text("a file")
+        assert look()[0] == FAIL

@@ -50,6 +50,7 @@ def test_the_table_shows_every_number_of_the_summary() -> None:
     summary = {
         "accuracy": {"untrained": accuracy(24, 100), "pdss": accuracy(47, 100), "dss": None},
         "left-out": [{"method": "pdss", "round": 1, "step": "distill", "node": 7, "why": "was lost"}] * 12,
+        "unshared": [{"method": m, "round": 1, "node": 8, "why": "another model"} for m in ("standalone", "pdss")],
         "privacy": privacy_summary(statement(8.0)),
         "seconds": {"llm": 61.0},
         "llm": {"model": "tiny", "prompts": 200, "tokens": 4000},
@@ -63,6 +64,7 @@ def test_the_table_shows_every_number_of_the_summary() -> None:
         "left out",
         "without client 7 in pdss, round 1, distill: was lost",
         "and 2 more, all of them in summary.json",
+        "client 8 not averaged, 2 times: another model",
         "epsilon per token 8",
         "per document 80",
         "30.0%",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pdss_fl.client_app import create_client_app
 from pdss_fl.config import RunSettings
@@ -115,3 +116,28 @@ def test_the_quickstart_builds_on_the_plug_ins(tmp_path: Path) -> None:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         assert type(module.app).__name__ == ("ClientApp" if name == "client_app" else "ServerApp")
+
+
+def test_a_resumed_run_loads_the_llm_in_the_number_format_that_was_fastest_at_first(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No client is there, so that the run dies once its LLM is loaded; another measurement would end otherwise."""
+    loaded: list[str] = []
+    measured = iter((torch.bfloat16, torch.float32))
+
+    def loading(*arguments: Any) -> Any:
+        generator = load_generator(*arguments)
+        loaded.append(generator.info.dtype)
+        return generator
+
+    monkeypatch.setattr("pdss_fl.server_app.load_generator", loading)
+    monkeypatch.setattr("pdss_fl.llm.loading.fastest_dtype", lambda *_: next(measured))
+    own = {"llm.backend": "local", "llm.model": str(tiny), "llm.adapter": "", "perturb-timeout": 0.1}
+    for run_id, resume in ((7, False), (8, True), (9, True)):
+        settings = settings_of(tmp_path, tiny, **{**own, "resume": resume})
+        with pytest.raises(QuorumLost):
+            run_comparison(LoopbackGrid(create_client_app(), {}), settings, run_id)
+    assert loaded == ["bfloat16"] * 3
+    with pytest.raises(QuorumLost):
+        run_comparison(LoopbackGrid(create_client_app(), {}), settings_of(tmp_path, tiny, **own), 7)
+    assert loaded[3:] == ["float32"], "a new run measures anew, also in the folder of an old one"

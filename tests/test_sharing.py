@@ -19,6 +19,7 @@ from pdss_fl.averaging import average_weights, keep_average, kept_average
 from pdss_fl.client_app import create_client_app
 from pdss_fl.config import RunSettings
 from pdss_fl.errors import MessageError, QuorumLost, SettingError, StoreError
+from pdss_fl.journal import Journal
 from pdss_fl.privacy import Ledger
 from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
 from pdss_fl.slm.sharing import load_shared, shared_state
@@ -121,10 +122,9 @@ def test_the_model_that_all_methods_start_from_is_not_the_servers_to_replace(tmp
     [
         ({"allow-sharing": "none"}, 102, "allow-sharing"),
         ({"allow-sharing": "dp-sgd"}, 102, "without privacy"),
-        ({"slm-layers": 2}, 101, "slm.model"),
     ],
 )
-def test_who_may_not_or_cannot_share_is_refused_before_any_work(
+def test_who_may_not_share_is_refused_before_any_work(
     tmp_path: Path, tiny: Path, policy: dict[str, Any], code: int, what: str
 ) -> None:
     grid = grid_of(tmp_path, tiny, [{}, policy])
@@ -133,6 +133,84 @@ def test_who_may_not_or_cannot_share_is_refused_before_any_work(
     (refused,) = (m for m in grid.replies if m.has_error())
     assert (refused.error.code, what in str(refused.error.reason)) == (code, True)
     assert not (tmp_path / "s2" / "runs").exists()
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["", "first seen in round 2"])
+def test_who_chose_another_model_takes_part_without_sharing(tmp_path: Path, tiny: Path, late: bool) -> None:
+    """Also where the strategy cannot know of it yet, and sends the average of the others."""
+    own = {"slm-layers": 2, "allow-sharing": "none"}
+    grid = grid_of(tmp_path, tiny, [{}, {}, own])
+    if late:
+        grid.fail = lambda m: None if (m.metadata.group_id, m.metadata.dst_node_id) == ("1", 3) else False
+    strategy = StepByStepDistillation(EchoGenerator(), method="standalone", quorum=2, sharing=True)
+    result = strategy.start(grid, ArrayRecord(), num_rounds=2)
+    got = {
+        (m.metadata.message_type, m.metadata.group_id) for m in grid.requests
+        if m.metadata.dst_node_id == 3 and "arrays" in m.content
+    }  # fmt: skip
+    assert got == ({("train.distill", "2")} if late else set())
+    assert not any("arrays" in m.content for m in grid.replies if m.metadata.src_node_id == 3)
+    assert [row["num-examples"] for row in strategy.client_metrics if row["node"] == 3][-1] == 20, "it evaluated"
+    sent, alone = trained_by(grid, "2"), weights(tmp_path, 3, "standalone")
+    for name, value in result.arrays.items():
+        np.testing.assert_allclose(value.numpy(), sent[1][name] / 3 + sent[2][name] * 2 / 3, atol=1e-6)
+    assert any(".layers.1." in name for name in alone), "its model is the one that it chose"
+    whom = {(row["round"], row["node"], "of its own" in row["why"]) for row in strategy.unshared}
+    assert whom == {(r, 3, True) for r in ((2,) if late else (1, 2))}
+
+
+def trained_by(grid: LoopbackGrid, server_round: str) -> dict[int, dict[str, np.ndarray[Any, Any]]]:
+    return {
+        m.metadata.src_node_id: numbers(m)
+        for m in grid.replies
+        if (m.metadata.message_type, m.metadata.group_id) == ("train.distill", server_round) and "arrays" in m.content
+    }
+
+
+def test_one_clients_weights_are_handed_to_nobody(tmp_path: Path, tiny: Path) -> None:
+    """After a round in which one alone shared, the average of the round before is still what all have."""
+    grid = grid_of(tmp_path, tiny, [{}, {}, {"slm-layers": 2}])
+    grid.fail = lambda m: None if (m.metadata.group_id, m.metadata.dst_node_id) == ("2", 2) else False
+    strategy = StepByStepDistillation(EchoGenerator(), method="standalone", quorum=2, sharing=True)
+    result = strategy.start(grid, ArrayRecord(), num_rounds=2)
+    first = trained_by(grid, "1")
+    for name, value in result.arrays.items():
+        np.testing.assert_allclose(value.numpy(), first[1][name] / 3 + first[2][name] * 2 / 3, atol=1e-6)
+    assert [row["node"] for row in strategy.unshared if "no average" in row["why"]] == [1]
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    grid = grid_of(alone, tiny, [{}, {"slm-layers": 2}])
+    assert not start(grid).arrays
+    assert not any("arrays" in m.content for m in grid.requests)
+
+
+def test_what_was_trained_while_a_client_did_not_share_never_leaves(tmp_path: Path, tiny: Path) -> None:
+    """Its model knows its private words; then its owner takes back the choice that kept it from sharing."""
+    grid = grid_of(tmp_path, tiny, [{"slm-layers": 2}])
+    assert not ask(grid, 1, "train.distill", 1).has_error()
+    del grid.contexts[1].node_config["slm-layers"]
+    assert ask(grid, 1, "train.distill", 1).error.code == 105
+    assert ask(grid, 1, "evaluate", 1).error.code == 105
+
+
+def test_a_resumed_run_knows_who_does_not_share_and_what_the_last_average_was(tmp_path: Path, tiny: Path) -> None:
+    grid = grid_of(tmp_path, tiny, [{}, {}, {"slm-layers": 2}], **{"num-server-rounds": 4})
+    grid.fail = lambda m: None if m.metadata.group_id in ("2", "3") and m.metadata.dst_node_id == 2 else False
+
+    def resumed(rounds: int) -> tuple[StepByStepDistillation, Any]:
+        journal = Journal(tmp_path / "journal.jsonl")
+        one = StepByStepDistillation(EchoGenerator(), method="standalone", quorum=2, journal=journal, sharing=True)
+        return one, one.start(grid, ArrayRecord(), num_rounds=rounds)
+
+    _, before = resumed(3)
+    asked = len(grid.requests)
+    strategy, after = resumed(4)
+    handed = [m for m in grid.requests[asked:] if m.metadata.message_type == "train.distill"]
+    assert {m.metadata.dst_node_id: "arrays" in m.content for m in handed} == {1: True, 2: True, 3: False}
+    sent = {name: array.numpy() for name, array in handed[0].content["arrays"].items()}  # type: ignore[union-attr]
+    assert all(np.array_equal(before.arrays[name].numpy(), value) for name, value in sent.items())
+    assert after.arrays
+    assert [row["round"] for row in strategy.unshared if row["node"] == 3] == [1, 2, 3, 4]
 
 
 DP = {"sharing.epsilon": 4.0, "distill.filter": "off"}
@@ -211,31 +289,37 @@ def test_what_cannot_be_averaged_is_left_out_and_named(caplog: pytest.LogCapture
     broken = {**update(0.0, 1), "arrays": ArrayRecord({"w": Array("float32", (2,), "numpy.ndarray", b"junk")})}
     other = [update(9.0, 5, (3,)), update(9.0, 5, name="v"), update(np.nan, 5), update(9.0, 0)]
     silent = {"metrics": MetricRecord({"num-examples": 3})}
-    found = average_weights(replies(update(1.0, 30), update(4.0, 10), *other, silent, broken))
+    found, unshared = average_weights(replies(update(1.0, 30), update(4.0, 10), *other, silent, broken))
     assert found is not None
     np.testing.assert_allclose(found["w"].numpy(), [1.75, 1.75])
-    assert {i for i in range(8) if f"client {i}:" in caplog.text} == {2, 3, 4, 5, 6, 7}
-    assert average_weights(replies({"metrics": MetricRecord({"num-examples": 3})})) is None
+    assert {i for i in range(8) if f"client {i}:" in caplog.text} == {2, 3, 4, 5, 6, 7} == set(unshared)
+    assert len(set(unshared.values())) == 3, "of another model, no example, none sent"
+    assert average_weights(replies(silent))[0] is None
+    assert average_weights(replies(update(1.0, 30), silent))[0] is None, "one client is no average"
+    assert average_weights(replies(update(1.0, 30), update(1.0, 30, (3,))))[0] is None
 
 
 def test_an_average_is_kept_as_it_is(tmp_path: Path) -> None:
     """Also where the arrays that a client sent lie in memory column by column."""
     columns = Array(np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3)))
     content: dict[str, Any] = {"arrays": ArrayRecord({"w": columns}), "metrics": MetricRecord({"num-examples": 1})}
-    average = average_weights(replies(content, content))
+    average, _ = average_weights(replies(content, content))
     assert average is not None
     keep_average(tmp_path / "a", 1, average)
     kept = kept_average(tmp_path / "a", 1)
     assert kept is not None
     np.testing.assert_array_equal(kept["w"].numpy(), average["w"].numpy())
     assert kept_average(tmp_path / "a", 2) is None
-    (tmp_path / "a" / "1.safetensors").write_bytes(b"torn")
+    for server_round in (9, 10):  # rounds between them had none
+        keep_average(tmp_path / "a", server_round, average)
+    assert {path.stem for path in (tmp_path / "a").iterdir()} == {"9", "10"}
+    (tmp_path / "a" / "9.safetensors").write_bytes(b"torn")
     with pytest.raises(StoreError, match="damaged"):
-        kept_average(tmp_path / "a", 1)
+        kept_average(tmp_path / "a", 9)
 
 
 def test_a_name_that_cannot_be_kept_is_left_out() -> None:
-    found = average_weights(replies(update(1.0, 5, name="__metadata__"), update(2.0, 5)))
+    found, _ = average_weights(replies(update(1.0, 5, name="__metadata__"), *[update(2.0, 5)] * 2))
     assert found is not None
     assert list(found) == ["w"]
 
@@ -246,7 +330,8 @@ def test_the_average_does_not_depend_on_who_has_which_node_id(order: list[int]) 
     contents: list[dict[str, Any]] = [
         {"arrays": ArrayRecord({"w": Array(row)}), "metrics": MetricRecord({"num-examples": 3})} for row in values
     ]
-    first, other = average_weights(replies(*contents)), average_weights(replies(*(contents[i] for i in order)))
+    first, _ = average_weights(replies(*contents))
+    other, _ = average_weights(replies(*(contents[i] for i in order)))
     assert first is not None
     assert other is not None
     np.testing.assert_array_equal(first["w"].numpy(), other["w"].numpy())

@@ -106,7 +106,9 @@ def test_the_app_runs_from_the_fab_and_not_from_the_working_tree(finished: Path,
 
 def test_the_run_leaves_every_file_that_it_promises(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
-    assert set(summary) == {"accuracy", "clients", "left-out", "fairness", "privacy", "seconds", "llm", "versions"}
+    assert set(summary) == {
+        "accuracy", "clients", "left-out", "unshared", "fairness", "privacy", "seconds", "llm", "versions"
+    }  # fmt: skip
     assert {(row["method"], "code 102" in row["why"]) for row in summary["left-out"]} == {("dss", True)}
     assert set(summary["accuracy"]) == {"untrained", "standalone", "pdss", "dss"}
     for method in ("untrained", "standalone", "pdss"):

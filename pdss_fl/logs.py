@@ -19,8 +19,10 @@ def configure_logging() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if "transformers" in sys.modules:
-        sys.modules["transformers"].utils.logging.disable_progress_bar()
-        sys.modules["transformers"].utils.logging.set_verbosity_error()
+        from transformers.utils import logging as models  # waits where another thread is still importing it
+
+        models.disable_progress_bar()  # type: ignore[no-untyped-call]
+        models.set_verbosity_error()  # type: ignore[no-untyped-call]
     logger = logging.getLogger("pdss_fl")
     if logger.handlers:
         return

@@ -15,11 +15,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from pdss_fl.cli import app as pdss
 from pdss_fl.errors import SettingError
 from pdss_fl.launcher import run_simulation
 from pdss_fl.processes import end, free_port, program
 from tests.test_imports import MODULES, PACKAGE, reached_from
+from tests.test_run_report import assert_quiet
 
 ROOT = Path(__file__).parent.parent
 CANARY = "zanzibarqx4471993"
@@ -102,6 +105,16 @@ def test_the_app_runs_from_the_fab_and_not_from_the_working_tree(finished: Path,
     for module in ("server_app", "client_app"):
         (trace,) = (app_copy.parent / "trace").glob(f"*{module}")
         assert str(finished.parent.parent / "flwr" / "apps") in trace.read_text()
+
+
+def test_the_runs_own_page_shows_both_clients_and_is_quiet_in_a_browser(finished: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(pdss, ["report", str(finished), "--output", str(page), "--examples", "1"])
+    assert done.exit_code == 0, done.output
+    text = page.read_text()
+    for said in ("client-0", "client-1", f"which {CANARY} is it", "only for who may see its data"):
+        assert said in text
+    assert_quiet(page)
 
 
 def test_the_run_leaves_every_file_that_it_promises(finished: Path) -> None:

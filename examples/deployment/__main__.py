@@ -43,6 +43,8 @@ def run(
         try:
             with Federation(folder or Path(scratch), ROOT, 3, options, Network() if namespaces else None) as federation:
                 _run(federation, [*(SHORT if short else LONG), settings])
+            if folder is None:
+                typer.echo("every process has ended, and the files above are removed; --folder FOLDER keeps them")
         except (PartyError, SettingError) as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(1) from None

@@ -81,11 +81,8 @@ class Scene:
         self.restarts.clear()
 
     def charges(self, hospital: str) -> int:
-        """Return the number of texts in a hospital's ledger; no release in it is there twice, a noisy count neither."""
-        found = read_ledger(self.home(hospital) / "state" / "ledger.jsonl")
-        assert not found.trouble
-        assert len({(line["example"], line["recipe"]) for line in found.lines}) == len(found.lines)
-        return sum(line["example"] != TEST_SPLIT for line in found.lines)
+        """Return the number of texts in a hospital's ledger; see ``charges_in``."""
+        return charges_in(self.home(hospital) / "state")
 
     def status(self, run: str) -> str:
         """Return what the SuperLink says of the run that a log is about."""
@@ -113,6 +110,14 @@ def play(folder: Path, llm: Path, small_disk: str) -> Iterator[Scene]:
             yield Scene(federation, pool)
     finally:
         make_room()
+
+
+def charges_in(state: Path) -> int:
+    """Return the number of texts in a ledger; no release in it is there twice, a noisy count neither."""
+    found = read_ledger(state / "ledger.jsonl")
+    assert not found.trouble
+    assert len({(line["example"], line["recipe"]) for line in found.lines}) == len(found.lines)
+    return sum(line["example"] != TEST_SPLIT for line in found.lines)
 
 
 def lying_app(folder: Path, client: str = "troubled") -> Path:

@@ -20,6 +20,7 @@ from examples.deployment.federation import Outcome, outcome
 from examples.deployment.network import Network
 from examples.deployment.parties import Party
 from tests.deployment.scene import CANARY, EXAMPLES, LONG, QUESTIONS, Scene, play
+from tests.deployment.walls import HOSPITALS, without_root
 
 GOOD, SMALL, DISTILL, EVALUATE, SLOW, FAIL, GARBAGE, ORDINALS, FLOOD = (f"hospital-{n}" for n in range(1, 10))
 HONEST = (GOOD, SMALL, DISTILL, EVALUATE)
@@ -176,6 +177,14 @@ def left_out(run: Outcome) -> dict[tuple[str, str], str]:
     return {(f"client {row['node']} ", row["step"]): row["why"] for row in rows}
 
 
+def called(party: Party) -> set[str]:
+    """The addresses to which a party and what it started have connections, but for those to one another."""
+    family = [psutil.Process(party.pid), *psutil.Process(party.pid).children(recursive=True)]
+    found = [connection for process in family for connection in process.net_connections("tcp")]
+    own = {connection.laddr for connection in found}
+    return {f"{c.raddr.ip}:{c.raddr.port}" for c in found if c.raddr and c.raddr not in own}
+
+
 def test_a_killed_server_app_ends_the_run_as_failed(runs: Runs) -> None:
     assert runs.killed.directory is None
     assert runs.killed_status.startswith("finished:failed")
@@ -273,7 +282,12 @@ def test_no_raw_text_is_on_the_servers_side(scene: Scene, runs: Runs) -> None:
         assert CANARY.encode() not in path.read_bytes(), path
 
 
-def test_in_its_namespace_a_hospital_sees_the_superlink_and_nobody_else(scene: Scene, runs: Runs) -> None:
+def test_a_hospital_is_connected_to_the_superlink_and_nobody_else(scene: Scene, runs: Runs) -> None:
+    for hospital in (GOOD, FLOOD):
+        assert called(scene.federation.hospitals[hospital]) == {scene.federation.superlink_address}
+
+
+def test_in_its_namespace_a_hospital_reaches_the_superlink_and_nobody_else(scene: Scene, runs: Runs) -> None:
     network = scene.federation.network
     if network is None:
         assert Network.trouble(), "the machine allows namespaces, so they are used"
@@ -282,3 +296,13 @@ def test_in_its_namespace_a_hospital_sees_the_superlink_and_nobody_else(scene: S
         assert network.visible_from(hospital) == ["superlink"]
     assert network.visible_from("superlink") == ["llm", *scene.federation.names], "the walls are not a broken cable"
     assert network.visible_from("llm") == ["superlink"]
+
+
+def test_the_star_of_namespaces_stands_without_root_too() -> None:
+    done = without_root()
+    if done.returncode and not Network.trouble():  # such a machine allows them to root only; then they are used above
+        assert "unshare" in done.stderr or "mount" in done.stderr, done.stderr
+        return
+    assert done.returncode == 0, f"neither root nor a user namespace makes walls here: {done.stderr}"
+    apart = {name: ["superlink"] for name in ("llm", *HOSPITALS)}
+    assert json.loads(done.stdout) == {"superlink": ["llm", *HOSPITALS], **apart}

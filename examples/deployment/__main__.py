@@ -39,6 +39,7 @@ def run(
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)  # also where a shell made it deaf to Ctrl-C
     options = ["--model", llm, "--adapter", ""] if llm else []
+    typer.echo("starting a SuperLink, an LLM server and 3 hospitals, each with keys and a folder of its own")
     with tempfile.TemporaryDirectory(prefix="pdss-deployment-") as scratch:
         try:
             with Federation(folder or Path(scratch), ROOT, 3, options, Network() if namespaces else None) as federation:

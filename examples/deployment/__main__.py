@@ -39,10 +39,13 @@ def run(
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)  # also where a shell made it deaf to Ctrl-C
     options = ["--model", llm, "--adapter", ""] if llm else []
+    typer.echo("starting a SuperLink, an LLM server and 3 hospitals, each with keys and a folder of its own")
     with tempfile.TemporaryDirectory(prefix="pdss-deployment-") as scratch:
         try:
             with Federation(folder or Path(scratch), ROOT, 3, options, Network() if namespaces else None) as federation:
                 _run(federation, [*(SHORT if short else LONG), settings])
+            if folder is None:
+                typer.echo("every process has ended, and the files above are removed; --folder FOLDER keeps them")
         except (PartyError, SettingError) as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(1) from None

@@ -1,4 +1,4 @@
-"""The federation of the fault tests: nine hospitals, data with a canary, a disk that is small, an app that lies."""
+"""A federation of the fault tests: hospitals, data with a canary, a disk that is small, an app that lies."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ LONG = 400.0
 
 @dataclass
 class Scene:
-    """A federation that runs, and what is asked of it."""
+    """A federation that runs, and what is asked of it; it took ``start_seconds`` to start."""
 
     federation: Federation
     pool: ThreadPoolExecutor
+    start_seconds: float
     restarts: list[Future[None]] = field(default_factory=list)
 
     def home(self, hospital: str) -> Path:
@@ -81,11 +82,8 @@ class Scene:
         self.restarts.clear()
 
     def charges(self, hospital: str) -> int:
-        """Return the number of texts in a hospital's ledger; no release in it is there twice, a noisy count neither."""
-        found = read_ledger(self.home(hospital) / "state" / "ledger.jsonl")
-        assert not found.trouble
-        assert len({(line["example"], line["recipe"]) for line in found.lines}) == len(found.lines)
-        return sum(line["example"] != TEST_SPLIT for line in found.lines)
+        """Return the number of texts in a hospital's ledger; see ``charges_in``."""
+        return charges_in(self.home(hospital) / "state")
 
     def status(self, run: str) -> str:
         """Return what the SuperLink says of the run that a log is about."""
@@ -95,24 +93,34 @@ class Scene:
 
 
 @contextmanager
-def play(folder: Path, llm: Path, small_disk: str) -> Iterator[Scene]:
-    """Start nine hospitals, in network namespaces where the machine allows it, and end them."""
+def play(folder: Path, llm: Path, hospitals: int, small_disk: str = "") -> Iterator[Scene]:
+    """Start hospitals, in network namespaces where the machine allows it, and end them."""
+    folder.mkdir()
     network = None if Network.trouble() else Network()
     federation = Federation(
         folder / "parties",
         lying_app(folder / "app"),
-        9,
+        hospitals,
         ["--model", str(llm), "--adapter", "", "--batch-size", "1"],
         network,
     )
     for hospital in federation.names:
         (federation.folder / hospital / "data.jsonl").write_text(data())
-    make_room = _limit_disk(federation, small_disk)
+    make_room = _limit_disk(federation, small_disk) if small_disk else lambda: None
+    started = time.monotonic()
     try:
         with federation, ThreadPoolExecutor() as pool:
-            yield Scene(federation, pool)
+            yield Scene(federation, pool, time.monotonic() - started)
     finally:
         make_room()
+
+
+def charges_in(state: Path) -> int:
+    """Return the number of texts in a ledger; no release in it is there twice, a noisy count neither."""
+    found = read_ledger(state / "ledger.jsonl")
+    assert not found.trouble
+    assert len({(line["example"], line["recipe"]) for line in found.lines}) == len(found.lines)
+    return sum(line["example"] != TEST_SPLIT for line in found.lines)
 
 
 def lying_app(folder: Path, client: str = "troubled") -> Path:

@@ -233,9 +233,10 @@ class StepByStepDistillation(FedAvg):
 
     def _hand_out(self, arrays: ArrayRecord, contents: Mapping[int, RecordDict]) -> None:
         """Put the average into what clients are sent, unless they are known to have a small model of their own."""
-        apart = {row["node"] for row in self.unshared if row["why"] == OWN_MODEL}
-        for node in contents.keys() - apart if self.sharing and arrays else ():
-            contents[node][ARRAYS] = arrays
+        if self.sharing and arrays:
+            apart = {row["node"] for row in self.unshared if row["why"] == OWN_MODEL}
+            for node in contents.keys() - apart:
+                contents[node][ARRAYS] = arrays
 
     def _orders(self, node_ids: Iterable[int], config: ConfigRecord) -> dict[int, RecordDict]:
         """Tell clients to train: on their labels alone, or with what the LLM server tells them directly."""

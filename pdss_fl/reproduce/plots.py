@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pdss_fl.pages.pictures import as_data, pyplot
-from pdss_fl.reproduce.methods import DSS, STANDALONE, TEACHER
+from pdss_fl.reproduce.methods import DSS, METHODS, STANDALONE, TEACHER, TRAINED, Method
 from pdss_fl.reproduce.table import Row
 
 _LINES: dict[str, tuple[str, Any]] = {
@@ -20,6 +20,8 @@ _LINES: dict[str, tuple[str, Any]] = {
     TEACHER.name: ("tab:olive", "-."),
 }
 _BANDS = (STANDALONE.name, DSS.name)
+_MECHANISM = "privacy.mechanism"
+_MECHANISMS = list(dict.fromkeys(m.settings[_MECHANISM] for m in METHODS if _MECHANISM in m.settings))
 _COLORS = ("tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:cyan", "black", "tab:orange", "0.45")
 
 Price = Callable[[Row], float | None]
@@ -34,19 +36,20 @@ PRICES: dict[str, tuple[str, Price]] = {
 def draw(rows: Sequence[Row], price: str) -> Any:
     """Return the figure of one data set over one of ``PRICES``, with 95 % intervals over seeds.
 
-    PDSS has a curve for each mechanism; what has no price there, or sends raw text, is a horizontal line.
+    PDSS has a curve for each mechanism, of one colour in all figures, and a broken one where its decoder is trained;
+    what has no price there, or sends raw text, is a horizontal line.
     """
     label, value = PRICES[price]
     figure, axes = pyplot().subplots(figsize=(10.5, 5.2), layout="constrained")
-    curves: dict[str, list[tuple[float, Row]]] = {}
+    curves: dict[Method, list[tuple[float, Row]]] = {}
     for row in rows:
         at = value(row)
         if row.entry.method.kind == "pdss" and at is not None and math.isfinite(at):
-            curves.setdefault(row.entry.method.name, []).append((at, row))
+            curves.setdefault(row.entry.method, []).append((at, row))
         else:
             _level(axes, row)
-    for place, (name, points) in enumerate(curves.items()):
-        _curve(axes, name, sorted(points, key=lambda point: point[0]), place)
+    for method, points in curves.items():
+        _curve(axes, method, sorted(points, key=lambda point: point[0]))
     axes.set_xlabel(label)
     if price == "attack-success":
         axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
@@ -57,20 +60,29 @@ def draw(rows: Sequence[Row], price: str) -> Any:
 
 
 def _level(axes: Any, row: Row) -> None:
-    color, style = _LINES.get(row.entry.method.name, ("tab:pink", (0, (1, 3))))
+    method = row.entry.method
+    color, style = _LINES.get(method.name) or (_look(method)[0], (0, (1, 3)))
     axes.axhline(100 * row.accuracy.value, color=color, linestyle=style, linewidth=1.3, label=row.entry.label)
-    if row.accuracy.n > 1 and row.entry.method.name in _BANDS:
+    if row.accuracy.n > 1 and method.name in _BANDS:
         axes.axhspan(100 * row.accuracy.low, 100 * row.accuracy.high, color=color, alpha=0.07, linewidth=0)
 
 
-def _curve(axes: Any, name: str, points: Sequence[tuple[float, Row]], place: int) -> None:
+def _look(method: Method) -> tuple[str, str]:
+    """Return the colour and the marker of a mechanism."""
+    place = _MECHANISMS.index(method.settings[_MECHANISM]) if _MECHANISM in method.settings else 0
+    return _COLORS[place % len(_COLORS)], "os^DvphX"[place % 8]
+
+
+def _curve(axes: Any, method: Method, points: Sequence[tuple[float, Row]]) -> None:
+    color, marker = _look(method)
+    broken: dict[str, Any] = {"linestyle": "--", "markerfacecolor": "white"} if method in TRAINED else {}
     shares = [row.accuracy for _, row in points]
     middle = [100 * share.value for share in shares]
     sides = [(share.value - share.low, share.high - share.value) if share.n > 1 else (0.0, 0.0) for share in shares]
     reach = [[100 * side[i] for side in sides] for i in (0, 1)]
     axes.errorbar(
-        [at for at, _ in points], middle, yerr=reach, color=_COLORS[place % len(_COLORS)], marker="os^Dvph"[place % 7],
-        capsize=3, elinewidth=0.8, label=name,
+        [at for at, _ in points], middle, yerr=reach, color=color, marker=marker, capsize=3, elinewidth=0.8,
+        label=method.name, **broken,
     )  # fmt: skip
     for at, row in points:
         if row.entry.epsilon is not None:

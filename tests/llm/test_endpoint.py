@@ -105,6 +105,7 @@ def test_a_key_that_no_header_can_carry_is_named_and_not_shown(key: str) -> None
         (formatdate(time.time() + 3600, usegmt=True), 3000.0, 3600.0),
         ("soon", -1, -1),
     ],
+    ids=["whole", "broken", "date", "nonsense"],  # every process of a test run has to find the same names
 )
 def test_retry_after_is_read_as_seconds_or_as_a_date(header: str, low: float, high: float) -> None:
     async def ask(url: str) -> float | None:

@@ -1,4 +1,4 @@
-"""A federation of the fault tests: hospitals, data with a canary, a disk that is small, an app that lies."""
+"""The federation of the fault tests: nine hospitals, data with a canary, a disk that is small, an app that lies."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ LONG = 400.0
 
 @dataclass
 class Scene:
-    """A federation that runs, and what is asked of it; it took ``start_seconds`` to start."""
+    """A federation that runs, and what is asked of it."""
 
     federation: Federation
     pool: ThreadPoolExecutor
-    start_seconds: float
     restarts: list[Future[None]] = field(default_factory=list)
 
     def home(self, hospital: str) -> Path:
@@ -93,24 +92,22 @@ class Scene:
 
 
 @contextmanager
-def play(folder: Path, llm: Path, hospitals: int, small_disk: str = "") -> Iterator[Scene]:
-    """Start hospitals, in network namespaces where the machine allows it, and end them."""
-    folder.mkdir()
+def play(folder: Path, llm: Path, small_disk: str) -> Iterator[Scene]:
+    """Start nine hospitals, in network namespaces where the machine allows it, and end them."""
     network = None if Network.trouble() else Network()
     federation = Federation(
         folder / "parties",
         lying_app(folder / "app"),
-        hospitals,
+        9,
         ["--model", str(llm), "--adapter", "", "--batch-size", "1"],
         network,
     )
     for hospital in federation.names:
         (federation.folder / hospital / "data.jsonl").write_text(data())
-    make_room = _limit_disk(federation, small_disk) if small_disk else lambda: None
-    started = time.monotonic()
+    make_room = _limit_disk(federation, small_disk)
     try:
         with federation, ThreadPoolExecutor() as pool:
-            yield Scene(federation, pool, time.monotonic() - started)
+            yield Scene(federation, pool)
     finally:
         make_room()
 

@@ -120,6 +120,7 @@ def node_socket(path: Path) -> Finding:
         return Finding(SOCKET, FAIL, f"{path} is no socket", "name the one that `pdss node --socket` made")
     if not os.access(path, os.W_OK):
         return Finding(SOCKET, FAIL, f"{path} cannot be written", "run this as the SuperNode's user; --socket-group")
+    code, details = grpc.StatusCode.OK, ""
     with grpc.insecure_channel(f"unix:{path.absolute()}") as channel:
         try:  # an empty message: a node says that it is none of Flower's
             NodeServiceStub(channel).Handle(  # type: ignore[no-untyped-call]
@@ -131,4 +132,4 @@ def node_socket(path: Path) -> Finding:
         return Finding(SOCKET, OK, f"`pdss node` answers at {path}")
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         return Finding(SOCKET, FAIL, f"another version answers at {path}", "install the same release on both sides")
-    return Finding(SOCKET, FAIL, f"nobody answers at {path} ({code.name})", "start `pdss node`; its log says why not")
+    return Finding(SOCKET, FAIL, f"no `pdss node` answers at {path} ({code.name})", "start `pdss node`; its log says why not")

@@ -132,4 +132,6 @@ def node_socket(path: Path) -> Finding:
         return Finding(SOCKET, OK, f"`pdss node` answers at {path}")
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         return Finding(SOCKET, FAIL, f"another version answers at {path}", "install the same release on both sides")
-    return Finding(SOCKET, FAIL, f"no `pdss node` answers at {path} ({code.name})", "start `pdss node`; its log says why not")
+    return Finding(
+        SOCKET, FAIL, f"no `pdss node` answers at {path} ({code.name})", "start `pdss node`; its log says why not"
+    )

@@ -49,6 +49,12 @@ def test_every_command_explains_itself() -> None:
         assert pdss(command, "--help").returncode == 0
 
 
+def test_only_a_command_that_needs_a_model_imports_the_libraries_of_models() -> None:
+    check = "import sys, pdss_fl.cli; sys.exit(' '.join({'torch', 'transformers'} & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), "they take longer than anything that a help text does"
+
+
 def test_the_help_of_serve_is_grouped_and_names_every_limit() -> None:
     shown = pdss("serve", "--help", COLUMNS="80").stdout
     for part in ("LLM", "Network and security", "Limits", "Operation"):

@@ -7,9 +7,12 @@ from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
-from pdss_fl.llm.writing import Written
 from pdss_fl.messages import Finish, Rationale
+
+if TYPE_CHECKING:
+    from pdss_fl.llm.writing import Written
 
 GIVE_UP = 64
 """Prompts of a request that the LLM failed on, with none written, after which it counts as broken."""

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
 from accelerate import PartialState
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
 from pdss_fl.errors import SettingError
 from pdss_fl.privacy.attacks import Completer, MaskedScores, SequenceScore
@@ -48,7 +48,7 @@ def masked_scores(model: str, words: Sequence[str], setting: str = MASKED_SETTIN
     SettingError
         If the model cannot be read, or has no mask.
     """
-    loaded, tokenizer = _load(AutoModelForMaskedLM, model, setting, "masked")
+    loaded, tokenizer = _load(transformers.AutoModelForMaskedLM, model, setting, "masked")
     if tokenizer.mask_token_id is None or tokenizer.pad_token_id is None:
         raise SettingError(
             f"{setting} = {model!r} has a tokenizer without a mask or padding token: choose another model"
@@ -151,7 +151,7 @@ def completer(model: str, max_new_tokens: int = 48, setting: str = CAUSAL_SETTIN
 
 def causal_model(model: str, setting: str) -> SmallModel:
     """Read a causal language model of a folder or the local cache; raises ``SettingError`` that names ``setting``."""
-    loaded, tokenizer = _load(AutoModelForCausalLM, model, setting, "causal")
+    loaded, tokenizer = _load(transformers.AutoModelForCausalLM, model, setting, "causal")
     if tokenizer.eos_token_id is None:
         raise SettingError(f"{setting} = {model!r} has a tokenizer without an end token: choose another model")
     return SmallModel(loaded, tokenizer, min(_ROOM, getattr(loaded.config, "max_position_embeddings", _ROOM)))
@@ -160,7 +160,7 @@ def causal_model(model: str, setting: str) -> SmallModel:
 def _load(kind: Any, model: str, setting: str, what: str) -> tuple[Any, Any]:
     only = {"local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, **only)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model, **only)
         return kind.from_pretrained(model, use_safetensors=True, dtype=torch.float32, **only), tokenizer
     except Exception as err:  # transformers has no common base for what a wrong id or folder can raise
         raise SettingError(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from pdss_fl.slm.loss import IGNORED
 from pdss_fl.slm.model import SmallModel
@@ -105,7 +105,7 @@ class Batch:
     completion_tokens: int
     decoder_input_ids: Tensor | None = None
 
-    def inputs(self, model: PreTrainedModel) -> dict[str, Any]:
+    def inputs(self, model: transformers.PreTrainedModel) -> dict[str, Any]:
         """Return the arguments with which a model reads the batch, of those that it takes."""
         optional = {"position_ids": self.position_ids, "use_cache": False}
         if self.decoder_input_ids is not None:
@@ -114,7 +114,7 @@ class Batch:
         taken = {name: value for name, value in optional.items() if name in accepted}
         return {"input_ids": self.input_ids, "attention_mask": self.attention_mask, **taken}
 
-    def run(self, model: PreTrainedModel) -> tuple[Tensor, Tensor]:
+    def run(self, model: transformers.PreTrainedModel) -> tuple[Tensor, Tensor]:
         """Run the model and return logits and labels of the columns that hold completions.
 
         Returns

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
+import transformers
 
 from pdss_fl.data.example import Example
 from pdss_fl.errors import SettingError
@@ -185,7 +185,7 @@ def _cap(body: str, end: str, max_words: int) -> str:
     return " ".join(first + last)
 
 
-def _plain(rationale: str, tokenizer: PreTrainedTokenizerBase) -> str:
+def _plain(rationale: str, tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     """Return untrusted text in one line and without what the tokenizer would read as special tokens."""
     for token in tokenizer.added_tokens_decoder.values():
         rationale = rationale.replace(token.content, " ")

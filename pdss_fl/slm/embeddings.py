@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
 
 from pdss_fl.errors import SettingError
 
@@ -42,8 +42,8 @@ def word_embeddings(model: str, words: Sequence[str], on_progress: Callable[[int
         If the model cannot be read; the message names ``privacy.embeddings``.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-        loaded = AutoModel.from_pretrained(
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        loaded = transformers.AutoModel.from_pretrained(
             model, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         ).eval()
     except Exception as err:  # transformers has no common base for what a wrong id or folder can raise

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers.utils.hub import cached_file
-
 from pdss_fl.bundled import find_installed
 from pdss_fl.errors import SettingError
 from pdss_fl.privacy import BLANK
@@ -124,6 +122,8 @@ def manifest_of(model: str, setting: str = SETTING) -> tuple[dict[str, Any], Pat
             folder = find_installed(_FOLDER, MANIFEST, Path(__file__).parents[2])
             path = folder / MANIFEST if folder else None
         else:
+            from transformers.utils.hub import cached_file
+
             found = cached_file(model, MANIFEST, local_files_only=True)
             if not Path(model).is_dir():
                 cached_file(model, WEIGHTS, local_files_only=True)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers import PreTrainedModel
+import transformers
 
 
 @contextmanager
-def low_rank(model: PreTrainedModel, rank: int, seed: int) -> Iterator[None]:
+def low_rank(model: transformers.PreTrainedModel, rank: int, seed: int) -> Iterator[None]:
     """Let only low-rank updates of a model's linear layers be trained, and add them to its weights at the end.
 
     Outside of it the model is what it was, with other weights, so it is saved, loaded and asked as always.

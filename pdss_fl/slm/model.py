@@ -3,6 +3,9 @@
 A pretrained one is a causal language model or an encoder-decoder (T5, BART); its configuration tells which.
 A from-scratch model is a small Llama with tied embeddings. Its tokenizer has one token for every word
 of the texts it is made from and spells all other words in bytes, so that no text is unknown to it.
+
+Here and beside, ``transformers`` is imported whole: it then loads the parts that are used when they are, and a process
+that only perturbs prompts starts sooner.
 """
 
 from __future__ import annotations
@@ -14,21 +17,10 @@ from pathlib import Path
 from typing import cast
 
 import torch
+import transformers
 from accelerate import PartialState
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
 
 from pdss_fl.errors import SettingError, StoreError
 from pdss_fl.slm.prompts import TEMPLATE_WORDS
@@ -99,8 +91,10 @@ class SmallModel:
         Longest row in tokens.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
-        self.model: PreTrainedModel = model.to(PartialState().device).eval()
+    def __init__(
+        self, model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase, max_tokens: int
+    ) -> None:
+        self.model: transformers.PreTrainedModel = model.to(PartialState().device).eval()
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         if tokenizer.pad_token_id is None:
@@ -183,7 +177,7 @@ def create_slm(settings: SlmSettings, texts: Iterable[str]) -> SmallModel:
     return SmallModel(model, pretrained, settings.max_tokens)
 
 
-def word_space(tokenizer: PreTrainedTokenizerBase) -> str:
+def word_space(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     """Return what to put before a word to have it encoded as inside a sentence.
 
     That is a space, or nothing where a tokenizer already treats the beginning of a text as if a
@@ -193,7 +187,7 @@ def word_space(tokenizer: PreTrainedTokenizerBase) -> str:
     return "" if len(ids) == 2 and ids[0] == ids[1] else " "
 
 
-def scratch_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+def scratch_tokenizer(texts: Iterable[str]) -> transformers.PreTrainedTokenizerFast:
     """Make a lower-casing tokenizer with the ``MAX_WORDS`` most frequent words of the texts.
 
     Known words are one token each. Another one becomes as few known words and UTF-8 bytes as it can
@@ -213,15 +207,17 @@ def scratch_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.ByteLevel()
-    made: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    made: transformers.PreTrainedTokenizerFast = transformers.PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, clean_up_tokenization_spaces=False
     )
     return made
 
 
-def _scratch_model(settings: SlmSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def _scratch_model(
+    settings: SlmSettings, tokenizer: transformers.PreTrainedTokenizerFast
+) -> transformers.LlamaForCausalLM:
     heads = settings.hidden_size // _HEAD_SIZE
-    config = LlamaConfig(
+    config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=settings.hidden_size,
         intermediate_size=4 * settings.hidden_size,
@@ -236,18 +232,20 @@ def _scratch_model(settings: SlmSettings, tokenizer: PreTrainedTokenizerFast) ->
     )
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(settings.seed)
-        return LlamaForCausalLM(config)
+        return transformers.LlamaForCausalLM(config)
 
 
-def _from_pretrained(name: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+def _from_pretrained(
+    name: str, dtype: str
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
     model = kind.from_pretrained(name, dtype=dtype, use_safetensors=True, trust_remote_code=False)
     return model, tokenizer
 
 
-def _decoder_start(model: PreTrainedModel) -> int:
+def _decoder_start(model: transformers.PreTrainedModel) -> int:
     known: int | None = getattr(model.config, "decoder_start_token_id", None)
     if known is None and model.generation_config is not None:
         known = model.generation_config.decoder_start_token_id
@@ -258,9 +256,11 @@ def _decoder_start(model: PreTrainedModel) -> int:
     return known
 
 
-def _greedy(tokenizer: PreTrainedTokenizerBase, decoder_start: int | None) -> GenerationConfig:
+def _greedy(
+    tokenizer: transformers.PreTrainedTokenizerBase, decoder_start: int | None
+) -> transformers.GenerationConfig:
     """Return how a small model writes: most likely token first, whatever habits (beams, penalties) it came with."""
-    return GenerationConfig(  # type: ignore[no-untyped-call,no-any-return]
+    return transformers.GenerationConfig(  # type: ignore[no-untyped-call,no-any-return]
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -269,7 +269,9 @@ def _greedy(tokenizer: PreTrainedTokenizerBase, decoder_start: int | None) -> Ge
     )
 
 
-def _check_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: SlmSettings) -> None:
+def _check_pretrained(
+    model: transformers.PreTrainedModel, tokenizer: transformers.PreTrainedTokenizerBase, settings: SlmSettings
+) -> None:
     name = f"slm.model = {settings.model!r}"
     if tokenizer.eos_token_id is None:
         raise SettingError(f"{name} has a tokenizer without an end token: choose a model that has one")

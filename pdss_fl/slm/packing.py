@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import LlamaForCausalLM, PreTrainedModel
 
 from pdss_fl.slm.collator import Row, batch_of
 from pdss_fl.slm.loss import IGNORED
@@ -42,7 +42,7 @@ class Packed:
     targets: Tensor
     tasks: Tensor
 
-    def token_losses(self, model: PreTrainedModel) -> tuple[Tensor, Tensor]:
+    def token_losses(self, model: transformers.PreTrainedModel) -> tuple[Tensor, Tensor]:
         """Return cross-entropy (N,) in nats and task (N,) of all N targets, in one forward pass."""
         learned = self.targets != IGNORED
         with _computing_only(model, learned):
@@ -128,7 +128,7 @@ def _following(row: Row) -> list[int]:
 
 
 @contextmanager
-def _computing_only(model: PreTrainedModel, learned: Tensor) -> Iterator[None]:
+def _computing_only(model: transformers.PreTrainedModel, learned: Tensor) -> Iterator[None]:
     """Let the last layers of a model compute the positions of ``learned``, a mask (R, W), and no others.
 
     These are the output layer or, of a Llama, all of the last block but its keys, values and queries. Logits are then
@@ -148,7 +148,7 @@ def _computing_only(model: PreTrainedModel, learned: Tensor) -> Iterator[None]:
 
     before: list[tuple[torch.nn.Module, Any]] = []
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if isinstance(model, LlamaForCausalLM):
+    if isinstance(model, transformers.LlamaForCausalLM):
         last: Any = model.model.layers[-1]
         # What the block adds to is selected; attention alone reads all, and what it gives is selected, too.
         before = [(last, keep_and_select), (last.input_layernorm, give_back), (last.self_attn.o_proj, select)]

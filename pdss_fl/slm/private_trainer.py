@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from torch import Tensor
-from transformers import get_cosine_schedule_with_warmup
 
 from pdss_fl.errors import SettingError
 from pdss_fl.slm.collator import Row, batch_of, encode_row
@@ -177,7 +177,9 @@ def train_privately(
     noise = noise_for(privacy, rate, settings.steps)
     trained = [p for p in slm.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = get_cosine_schedule_with_warmup(optimizer, min(settings.warmup, settings.steps // 10), settings.steps)
+    schedule = transformers.get_cosine_schedule_with_warmup(
+        optimizer, min(settings.warmup, settings.steps // 10), settings.steps
+    )
     steps = PrivateSteps(optimizer, noise, privacy.clip, rate * len(items))
     slm.model.train()
     try:

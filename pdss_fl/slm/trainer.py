@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from accelerate import Accelerator
-from transformers import get_cosine_schedule_with_warmup
 
 from pdss_fl.data.example import Example
 from pdss_fl.errors import SettingError
@@ -181,7 +181,7 @@ def _optimise(
     trained = [weights for weights in slm.model.parameters() if weights.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     warmup = min(settings.warmup, settings.steps // 10)
-    schedule = get_cosine_schedule_with_warmup(optimizer, warmup, settings.steps)
+    schedule = transformers.get_cosine_schedule_with_warmup(optimizer, warmup, settings.steps)
     checkpoint = _checkpoint(file, slm, rows, settings, {"optimizer": optimizer, "schedule": schedule})
     done = checkpoint.read() if checkpoint else Progress()
     several = keeps_texts_apart(slm)

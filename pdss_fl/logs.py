@@ -19,10 +19,11 @@ def configure_logging() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if "transformers" in sys.modules:
-        from transformers.utils import logging as models  # waits where another thread is still importing it
+        # Waits until another thread has imported it whole, which `from transformers.utils import` would not do.
+        import transformers
 
-        models.disable_progress_bar()  # type: ignore[no-untyped-call]
-        models.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logger = logging.getLogger("pdss_fl")
     if logger.handlers:
         return

@@ -122,11 +122,11 @@ def manifest_of(model: str, setting: str = SETTING) -> tuple[dict[str, Any], Pat
             folder = find_installed(_FOLDER, MANIFEST, Path(__file__).parents[2])
             path = folder / MANIFEST if folder else None
         else:
-            from transformers.utils.hub import cached_file
+            import transformers
 
-            found = cached_file(model, MANIFEST, local_files_only=True)
+            found = transformers.utils.cached_file(model, MANIFEST, local_files_only=True)
             if not Path(model).is_dir():
-                cached_file(model, WEIGHTS, local_files_only=True)
+                transformers.utils.cached_file(model, WEIGHTS, local_files_only=True)
             path = Path(found) if found else None
         manifest = json.loads(path.read_text(encoding="utf-8")) if path else None
     except Exception:  # transformers has no common base for what a wrong id or folder can raise

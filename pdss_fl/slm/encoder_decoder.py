@@ -124,9 +124,9 @@ def manifest_of(model: str, setting: str = SETTING) -> tuple[dict[str, Any], Pat
         else:
             import transformers
 
-            found = transformers.utils.cached_file(model, MANIFEST, local_files_only=True)
+            found = transformers.utils.hub.cached_file(model, MANIFEST, local_files_only=True)
             if not Path(model).is_dir():
-                transformers.utils.cached_file(model, WEIGHTS, local_files_only=True)
+                transformers.utils.hub.cached_file(model, WEIGHTS, local_files_only=True)
             path = Path(found) if found else None
         manifest = json.loads(path.read_text(encoding="utf-8")) if path else None
     except Exception:  # transformers has no common base for what a wrong id or folder can raise

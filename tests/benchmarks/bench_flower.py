@@ -1,10 +1,11 @@
-"""What Flower's trips add to the LLM's time for 256 prompts of one client, over both channels, in a real deployment.
+"""What Flower's trips add to the LLM's time for 256 prompts of one client, in a simulation and a real deployment.
 
 Run from the repository's root: ``python tests/benchmarks/bench_flower.py [--quick] [--check]``. A SuperLink, a
 SuperNode and ``pdss serve`` with the bundled LLM run as processes on loopback, and the app runs on them three
 times a round: over the relay as Flower itself waits for replies, over the relay as this project does, and over the
 direct channel; then over the relay with ``pdss node`` as the client, so that the process which every message
 starts has nothing to import. All send the same stored prompts, as other tenants, so that the LLM writes every time.
+Before that, the app runs as ``pdss run`` simulates it, with the same LLM server and workers that are there already.
 The apps are the real ones, with a note of when what happened (``tests/deployment/timed.py``). The client's own work
 (reading its data, perturbing, decoding, training) is no overhead; all else between the first message and the last
 reply is.
@@ -15,6 +16,7 @@ With ``--check`` the program ends with 1 if a channel's overhead is more than 5 
 from __future__ import annotations
 
 import json
+import os
 import re
 import statistics
 import sys
@@ -28,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from examples.deployment.federation import START_SECONDS, Federation
 from examples.deployment.parties import Party
+from pdss_fl.launcher import run_simulation
 from pdss_fl.processes import program
 from tests.benchmarks.bars import Bars
 from tests.deployment.scene import lying_app
@@ -40,6 +43,7 @@ SETTINGS = [
     "slm.hidden-size=32", "slm.layers=1",
 ]  # fmt: skip
 PERTURB, DISTILL = "query.perturb", "train.distill"
+SIMULATION = "simulation"
 BEFORE, RELAY, DIRECT, NODE = "relay, Flower's own waiting", "relay", "direct", "relay with pdss node"
 SOURCES = {
     "fetch": "until the SuperNode asked (every 3 s) and started a process",
@@ -70,13 +74,14 @@ def main() -> None:
         folder = Path(scratch)
         with Federation(folder / "parties", timed_app(folder / "app"), hospitals=1) as federation:
             allow_direct(federation)
-            found = {way: list[Times]() for way in (BEFORE, RELAY, DIRECT, NODE)}
+            found = {way: list[Times]() for way in (SIMULATION, BEFORE, RELAY, DIRECT, NODE)}
 
             def measure(*ways: str) -> None:
                 for way in ROUNDS * ways:
                     found[way].append(run(federation, way))
                     print(f"{way}: {found[way][-1].overhead:.1%} more than the LLM's time", flush=True)
 
+            measure(SIMULATION)
             measure(BEFORE, RELAY, DIRECT)
             with node_beside(federation):
                 measure(NODE)
@@ -124,7 +129,7 @@ def node_beside(federation: Federation) -> Iterator[None]:
 
 def run(federation: Federation, way: str) -> Times:
     """Run the app one way and return its times."""
-    notes = [federation.folder / name / "times.jsonl" for name in ("superlink", HOSPITAL)]
+    notes = [federation.folder / name / "times.jsonl" for name in ("superlink", HOSPITAL, SIMULATION)]
     for path in notes:
         path.unlink(missing_ok=True)
     marker = federation.folder / "superlink" / "flower-polling"
@@ -132,14 +137,28 @@ def run(federation: Federation, way: str) -> Times:
     if way == BEFORE:
         marker.touch()
     since = len(federation.llm.text())
-    channel = DIRECT if way == DIRECT else "relay"
-    ended = federation.run([*SETTINGS, f"llm.channel='{channel}'"])
-    if ended.directory is None:
-        raise SystemExit(f"{way}: the run failed\n{ended.text}")
+    if way == SIMULATION:
+        simulate(federation)
+    else:
+        channel = DIRECT if way == DIRECT else "relay"
+        ended = federation.run([*SETTINGS, f"llm.channel='{channel}'"])
+        if ended.directory is None:
+            raise SystemExit(f"{way}: the run failed\n{ended.text}")
     answered = re.findall(r"OK: (\d+) rationales in ([\d.]+) s", federation.llm.text()[since:])
     assert sum(int(count) for count, _ in answered) > 0.9 * PROMPTS, "equal prompts are asked once, and few are equal"
-    at = {name: moment for path in notes for name, moment in map(json.loads, path.read_text().splitlines())}
+    lines = [line for path in notes if path.exists() for line in path.read_text().splitlines()]
+    at = dict[str, float](map(json.loads, lines))
     return times(at, sum(float(seconds) for _, seconds in answered), way)
+
+
+def simulate(federation: Federation) -> None:
+    """Run the app as ``pdss run`` does, with the federation's LLM server; an evaluation first starts Ray's worker."""
+    superlink, home = federation.folder / "superlink", federation.folder / SIMULATION / "flwr"
+    os.environ["PDSS_TOKEN_KEY"] = str(superlink / "token.key")
+    llm = ["llm.backend='grpc'", f"llm.address='{federation.llm_address}'"]
+    llm += [f"llm.root-certificates='{superlink / 'ca.crt'}'", f"output-dir='{home.parent / 'runs'}'"]
+    settings = ["methods='untrained pdss'", *SETTINGS[1:], *llm]
+    run_simulation(federation.app, settings, clients=1, home=home)
 
 
 def times(at: dict[str, float], llm: float, way: str) -> Times:
@@ -149,9 +168,10 @@ def times(at: dict[str, float], llm: float, way: str) -> Times:
     if way != DIRECT:
         first, last = (f"{PERTURB} received", f"{DISTILL} sent")
     asking = at[last] - at[first]
+    process = {step: max(at[f"{step} process"], at[f"{step} sent"]) for step in steps}  # a simulation's are older
     sources = {
-        "fetch": sum(at[f"{step} process"] - at[f"{step} sent"] for step in steps),
-        "start": sum(at[f"{step} begins"] - at[f"{step} process"] for step in steps),
+        "fetch": sum(process[step] - at[f"{step} sent"] for step in steps),
+        "start": sum(at[f"{step} begins"] - process[step] for step in steps),
         "back": sum(at[f"{step} received"] - at[f"{step} ends"] for step in steps),
         "exchange": asking - llm,
     }

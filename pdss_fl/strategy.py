@@ -17,7 +17,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from pdss_fl.attendance import Attendance
-from pdss_fl.averaging import AVERAGES, OWN_MODEL, average_weights, keep_average, kept_average
+from pdss_fl.averages import AVERAGES, Averages
+from pdss_fl.averaging import OWN_MODEL
 from pdss_fl.direct import Offer, direct_reports
 from pdss_fl.journal import Journal
 from pdss_fl.llm.protocol import RationaleGenerator
@@ -27,6 +28,7 @@ from pdss_fl.prompting import PERTURB, read_prompts, write_rationales
 from pdss_fl.replies import ARRAYS, reported_client, reported_counts
 from pdss_fl.resume import RunName
 from pdss_fl.rounds import MethodState, begun_with
+from pdss_fl.sharing_settings import PLAIN, SharingSettings
 
 logger = logging.getLogger("pdss_fl.strategy")
 
@@ -61,8 +63,10 @@ class StepByStepDistillation(FedAvg):
     journal : Journal | None (default: None)
         Keeps what this run has done: no whole round of it is done again, no answered prompt sent to the LLM again.
     sharing : bool (default: False)
-        Clients send their small model's weights after each round, and go on from the average (FedAvg); who sends none
-        keeps its own. After a round in which fewer than two sent any, that of the round before stays.
+        Clients send their small model's weights after each round, and go on from the average; who sends none keeps
+        its own. After a round in which too few sent any, the average of the round before stays.
+    average : SharingSettings (default: PLAIN)
+        With ``sharing``, which of Flower's strategies makes the average, by its ``mode``; ``PLAIN`` is FedAvg.
     fraction_train, fraction_evaluate : float
         As in ``FedAvg``, but drawn by ``participants.draw``: every method trains the same clients in a round.
     seed : int (default: 0)
@@ -99,6 +103,7 @@ class StepByStepDistillation(FedAvg):
         run: RunName | None = None,
         journal: Journal | None = None,
         sharing: bool = False,
+        average: SharingSettings = PLAIN,
         fraction_train: float = 1.0,
         fraction_evaluate: float = 1.0,
         seed: int = 0,
@@ -128,6 +133,8 @@ class StepByStepDistillation(FedAvg):
         self._attendance = Attendance(method, quorum, self._state.left_out)
         self.left_out, self.failure_codes = self._state.left_out, self._attendance.failure_codes
         self.unshared = self._state.unshared
+        folder = journal.path.parent / AVERAGES / method if journal is not None else None
+        self._averages = Averages(folder, average, max(self._whole, default=0)) if sharing else None
         self.on_metrics: Callable[[str, int, str, Mapping[str, float]], None] | None = None
         self._sent: list[Message] = []
         self._sent_at = time.monotonic()
@@ -155,9 +162,8 @@ class StepByStepDistillation(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Keep what clients reported; average their weights if they share them."""
-        kept = self.journal.path.parent / AVERAGES / self.method if self.journal and self.sharing else None
         if server_round in self._whole:
-            return (kept_average(kept, server_round) if kept else None), None
+            return (self._averages.kept(server_round) if self._averages else None), None
         answered = self._attendance.answered("distill", server_round, self._sent, replies)
         self._state.trained |= set(answered)
         if self.offer is not None and self.method != STANDALONE:
@@ -165,11 +171,9 @@ class StepByStepDistillation(FedAvg):
                 self.statements[node] = report.statement
                 self.usage.prompts += report.prompts
                 self.usage.tokens += report.tokens
-        average, unshared = average_weights(answered) if self.sharing else (None, {})
+        average, unshared = self._averages.add(server_round, answered) if self._averages else (None, {})
         for node, why in unshared.items():
             self.unshared.append({"method": self.method, "round": server_round, "node": node, "why": why})
-        if kept and average:
-            keep_average(kept, server_round, average)
         return average, self._aggregate("distill", server_round, answered)
 
     def configure_evaluate(

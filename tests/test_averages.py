@@ -53,7 +53,7 @@ Weights = dict[str, NDArray[Any]]
 
 
 def way(mode: str, **more: Any) -> SharingSettings:
-    return SharingSettings(mode, **({"server_learning_rate": 0.5} if mode in SERVER_STEP else {}), **more)
+    return SharingSettings(mode, server_learning_rate=0.5 if mode in SERVER_STEP else 0.0, **more)
 
 
 def drawn(server_round: int, client: int) -> Weights:
@@ -61,7 +61,7 @@ def drawn(server_round: int, client: int) -> Weights:
     rng = np.random.default_rng([server_round, client])
     made: Weights = {
         "a": rng.normal(1.0, 0.01, (4, 3)).astype(np.float32),
-        "b": np.float32(rng.normal(-2.0, 0.01)).reshape(()),
+        "b": np.asarray(rng.normal(-2.0, 0.01), np.float32),
         "c/d": np.zeros((0, 2), np.float32),
         "e": np.asfortranarray(rng.normal(0.5, 0.01, (3, 5)).astype(np.float32)),
     }

@@ -184,7 +184,7 @@ class RunSettings:
         """
         settings = _load(cls, run_config, "")
         check_endpoint(settings.llm)
-        check_sharing(settings.sharing, settings.distill.filter, settings.slm.dtype)
+        check_sharing(settings.sharing, settings.distill.filter, settings.slm.dtype, settings.num_server_rounds)
         unknown = sorted(set(settings.method_names) - set(METHODS))
         if unknown or not settings.method_names:
             raise SettingError(f"methods = {settings.methods!r}: expected words out of {', '.join(METHODS)}")

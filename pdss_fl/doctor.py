@@ -28,6 +28,7 @@ from pdss_fl.doctor_checks import (
     OK,
     Finding,
     client_needs,
+    enough_clients,
     node_socket,
     openai_endpoint,
     root_certificates,
@@ -64,6 +65,8 @@ def examine(settings: RunSettings, policy: Path | None = None, listener: Path | 
             yield root_certificates("llm.root-certificates", Path(settings.llm.root_certificates))
     if settings.llm.backend == "openai":
         yield openai_endpoint(settings.llm)
+    if few := enough_clients(settings):
+        yield few
     if policy is None:
         yield from client_needs(settings)
     else:

@@ -14,6 +14,7 @@ from pathlib import Path
 from pdss_fl.config import RunSettings
 from pdss_fl.errors import PdssError
 from pdss_fl.llm_settings import LLMSettings
+from pdss_fl.sharing_settings import OFF
 
 OK, NOTE, FAIL = "ok", "note", "FAIL"
 _SOON_DAYS = 30
@@ -45,6 +46,15 @@ def client_needs(settings: RunSettings) -> Iterator[Finding]:
         yield _extra("datasets", "datasets", "data.source = 'datasets'")
     if settings.privacy.mechanism.startswith("encoder-") or settings.distill.decoder == "trained":
         yield _encoder_decoder(settings.encoder_decoder.model)
+
+
+def enough_clients(settings: RunSettings) -> Finding | None:
+    """Say how many clients the run's average needs, where ``min-available-nodes`` does not wait for them."""
+    sharing, waits = settings.sharing, settings.min_available_nodes
+    if sharing.mode == OFF or waits >= sharing.fewest_clients:
+        return None
+    found = f"{sharing.mode!r} averages {sharing.fewest_clients} clients or more; min-available-nodes = {waits}"
+    return Finding("sharing.mode", NOTE, found, "in a round with fewer nothing is averaged: raise min-available-nodes")
 
 
 def _extra(package: str, extra: str, asked: str) -> Finding:

@@ -47,7 +47,7 @@ class NodePolicy:
     ``choices`` are settings that the node chose for itself, which outrank the run's within these limits.
     ``allow_sharing`` lets a run average this node's small models with others' (``sharing.mode``), which tells about
     the text that they were trained on: ``dp-sgd`` only if they are trained by it, charged to the ledger, ``any`` in
-    any way.
+    any way. Which average the run makes of them is the run's choice: the weights leave the node alike.
     """
 
     state_dir: Path

@@ -15,7 +15,7 @@ from typing import Any
 from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
-from pdss_fl.averaging import AVERAGES
+from pdss_fl.averages import AVERAGES
 from pdss_fl.config import RunSettings
 from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.direct import Offer
@@ -198,6 +198,7 @@ def _strategy(
         run=name,
         journal=journal,
         sharing=settings.sharing.mode != OFF,
+        average=settings.sharing,
         quorum=settings.quorum,
         perturb_timeout=settings.perturb_timeout,
         max_prompts=settings.data.train_examples,

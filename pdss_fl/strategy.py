@@ -16,17 +16,19 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
-from pdss_fl.asking import ask
-from pdss_fl.averaging import AVERAGES, OWN_MODEL, average_weights, keep_average, kept_average
+from pdss_fl.attendance import Attendance
+from pdss_fl.averages import AVERAGES, Averages
+from pdss_fl.averaging import OWN_MODEL
 from pdss_fl.direct import Offer, direct_reports
-from pdss_fl.errors import MessageError, QuorumLost
 from pdss_fl.journal import Journal
 from pdss_fl.llm.protocol import RationaleGenerator
-from pdss_fl.messages import MAX_PROMPTS, GenerationSettings, PromptBatch, RationaleBatch
+from pdss_fl.messages import MAX_PROMPTS, GenerationSettings
 from pdss_fl.participants import connected, draw
-from pdss_fl.replies import ARRAYS, Absence, prompt_payload, replies_by_node, reported_client, reported_counts
+from pdss_fl.prompting import PERTURB, read_prompts, write_rationales
+from pdss_fl.replies import ARRAYS, reported_client, reported_counts
 from pdss_fl.resume import RunName
 from pdss_fl.rounds import MethodState, begun_with
+from pdss_fl.sharing_settings import PLAIN, SharingSettings
 
 logger = logging.getLogger("pdss_fl.strategy")
 
@@ -61,8 +63,10 @@ class StepByStepDistillation(FedAvg):
     journal : Journal | None (default: None)
         Keeps what this run has done: no whole round of it is done again, no answered prompt sent to the LLM again.
     sharing : bool (default: False)
-        Clients send their small model's weights after each round, and go on from the average (FedAvg); who sends none
-        keeps its own. After a round in which fewer than two sent any, that of the round before stays.
+        Clients send their small model's weights after each round, and go on from the average; who sends none keeps
+        its own. After a round in which too few sent any, the average of the round before stays.
+    average : SharingSettings (default: PLAIN)
+        With ``sharing``, which of Flower's strategies makes the average, by its ``mode``; ``PLAIN`` is FedAvg.
     fraction_train, fraction_evaluate : float
         As in ``FedAvg``, but drawn by ``participants.draw``: every method trains the same clients in a round.
     seed : int (default: 0)
@@ -99,6 +103,7 @@ class StepByStepDistillation(FedAvg):
         run: RunName | None = None,
         journal: Journal | None = None,
         sharing: bool = False,
+        average: SharingSettings = PLAIN,
         fraction_train: float = 1.0,
         fraction_evaluate: float = 1.0,
         seed: int = 0,
@@ -125,8 +130,11 @@ class StepByStepDistillation(FedAvg):
         self._whole = frozenset(self._state.results)  # rounds of an earlier start, which are not done again
         self.usage, self.statements = self._state.usage, self._state.statements
         self.client_metrics = self._state.client_metrics
-        self.left_out, self.failure_codes = self._state.left_out, set[int]()
+        self._attendance = Attendance(method, quorum, self._state.left_out)
+        self.left_out, self.failure_codes = self._state.left_out, self._attendance.failure_codes
         self.unshared = self._state.unshared
+        folder = journal.path.parent / AVERAGES / method if journal is not None else None
+        self._averages = Averages(folder, average, max(self._whole, default=0)) if sharing else None
         self.on_metrics: Callable[[str, int, str, Mapping[str, float]], None] | None = None
         self._sent: list[Message] = []
         self._sent_at = time.monotonic()
@@ -146,13 +154,7 @@ class StepByStepDistillation(FedAvg):
         if self.method == STANDALONE or self.offer is not None:
             contents = self._orders(node_ids, config)
         else:
-            batches = self._collect_prompts(grid, node_ids, config, server_round)
-            answers = {n: batch.serialize() for n, batch in self._write_rationales(batches, server_round).items()}
-            self.usage.rationale_bytes += sum(map(len, answers.values()))
-            contents = {
-                node: RecordDict({"config": config, "rationales": ConfigRecord({"payload": payload})})
-                for node, payload in answers.items()
-            }
+            contents = self._rationales(grid, node_ids, config, server_round)
         self._hand_out(arrays, contents)
         return self._remember(_requests(contents, "train.distill", server_round))
 
@@ -160,21 +162,18 @@ class StepByStepDistillation(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Keep what clients reported; average their weights if they share them."""
-        kept = self.journal.path.parent / AVERAGES / self.method if self.journal and self.sharing else None
         if server_round in self._whole:
-            return (kept_average(kept, server_round) if kept else None), None
-        answered = self._answered("distill", server_round, self._sent, replies)
+            return (self._averages.kept(server_round) if self._averages else None), None
+        answered = self._attendance.answered("distill", server_round, self._sent, replies)
         self._state.trained |= set(answered)
         if self.offer is not None and self.method != STANDALONE:
             for node, report in direct_reports(answered).items():
                 self.statements[node] = report.statement
                 self.usage.prompts += report.prompts
                 self.usage.tokens += report.tokens
-        average, unshared = average_weights(answered) if self.sharing else (None, {})
+        average, unshared = self._averages.add(server_round, answered) if self._averages else (None, {})
         for node, why in unshared.items():
             self.unshared.append({"method": self.method, "round": server_round, "node": node, "why": why})
-        if kept and average:
-            keep_average(kept, server_round, average)
         return average, self._aggregate("distill", server_round, answered)
 
     def configure_evaluate(
@@ -195,7 +194,7 @@ class StepByStepDistillation(FedAvg):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up right answers and questions over the clients; the round is whole then."""
         if server_round not in self._whole:
-            answered = self._answered("evaluate", server_round, self._sent, replies)
+            answered = self._attendance.answered("evaluate", server_round, self._sent, replies)
             total = self._aggregate("evaluate", server_round, answered)
             self._state.keep(self.journal, self.method, server_round, dict(total))
         return MetricRecord(self._state.results[server_round])
@@ -246,50 +245,27 @@ class StepByStepDistillation(FedAvg):
                 self.offer(node).add_to(content)
         return contents
 
-    def _collect_prompts(
+    def _rationales(
         self, grid: Grid, node_ids: Iterable[int], config: ConfigRecord, server_round: int
-    ) -> dict[int, PromptBatch]:
-        started = time.monotonic()
-        content = RecordDict({"config": config})
-        requests = _requests(dict.fromkeys(node_ids, content), "query.perturb", server_round)
-        replies = grid.send_and_receive(requests, timeout=self.perturb_timeout)
-        batches: dict[int, PromptBatch] = {}
-        for node, reply in self._answered("query.perturb", server_round, requests, replies).items():
-            try:
-                payload = prompt_payload(reply)
-                batches[node] = PromptBatch.parse(payload, self.max_prompts)
-                self.usage.prompt_bytes += len(payload)
-            except MessageError as err:
-                self._leave_out(
-                    "query.perturb", server_round, Absence(node, f"left out of round {server_round}: {err.public}")
-                )
-        self._check_quorum("query.perturb", len(batches))
-        self.statements |= {node: batch.privacy for node, batch in batches.items()}
-        self.usage.add_seconds("perturb", started)
-        return batches
-
-    def _write_rationales(self, batches: Mapping[int, PromptBatch], server_round: int) -> dict[int, RationaleBatch]:
-        """Let the LLM answer the prompts of all clients together; leave out a client whose prompts it refuses."""
+    ) -> dict[int, RecordDict]:
+        """Collect perturbed prompts, let the LLM answer them, and return what each client is sent."""
         if self.generator is None:
             raise ValueError(f"method {self.method!r} needs a generator")
         started = time.monotonic()
-        logger.info("LLM: %d prompts of %d clients", sum(len(b.prompts) for b in batches.values()), len(batches))
-        scope = f"{self.method}/{server_round}/"
-        try:
-            answers = ask(self.generator, batches, self.generation, self.journal, scope)
-        except MessageError:
-            answers = {}
-            for node, batch in batches.items():
-                try:
-                    answers |= ask(self.generator, {node: batch}, self.generation, self.journal, scope)
-                except MessageError as err:
-                    why = f"left out: the LLM refuses its prompts: {err.public}"
-                    self._leave_out("query.perturb", server_round, Absence(node, why))
-            self._check_quorum("query.perturb", len(answers))
-        self.usage.prompts += sum(len(batch.rationales) for batch in answers.values())
-        self.usage.tokens += sum(rationale.tokens for batch in answers.values() for rationale in batch.rationales)
-        self.usage.add_seconds("llm", started)
-        return answers
+        requests = _requests(dict.fromkeys(node_ids, RecordDict({"config": config})), PERTURB, server_round)
+        replies = grid.send_and_receive(requests, timeout=self.perturb_timeout)
+        batches = read_prompts(requests, replies, server_round, self.max_prompts, self._attendance, self.usage)
+        self.statements |= {node: batch.privacy for node, batch in batches.items()}
+        self.usage.add_seconds("perturb", started)
+        answers = write_rationales(
+            self.generator, batches, self.generation, self.journal, server_round, self._attendance, self.usage
+        )
+        payloads = {node: batch.serialize() for node, batch in answers.items()}
+        self.usage.rationale_bytes += sum(map(len, payloads.values()))
+        return {
+            node: RecordDict({"config": config, "rationales": ConfigRecord({"payload": payload})})
+            for node, payload in payloads.items()
+        }
 
     def _aggregate(self, phase: str, server_round: int, answered: Mapping[int, Message]) -> MetricRecord:
         self.usage.add_seconds(phase, self._sent_at)
@@ -303,30 +279,6 @@ class StepByStepDistillation(FedAvg):
         if self.on_metrics is not None:
             self.on_metrics(self.method, server_round, phase, total)
         return MetricRecord(dict(total))
-
-    def _answered(
-        self, step: str, server_round: int, requests: Iterable[Message], replies: Iterable[Message]
-    ) -> dict[int, Message]:
-        """Return the good replies by node, if they are enough."""
-        answered, absent = replies_by_node(step, requests, replies)
-        for absence in absent:
-            self._leave_out(step, server_round, absence)
-        self._check_quorum(step, len(answered))
-        return answered
-
-    def _leave_out(self, step: str, server_round: int, absence: Absence) -> None:
-        logger.warning("%s: client %d %s", step, absence.node, absence.why)
-        place = {"method": self.method, "round": server_round, "step": step}
-        self.left_out.append({**place, "node": absence.node, "why": absence.why})
-        if absence.code is not None:
-            self.failure_codes.add(absence.code)
-
-    def _check_quorum(self, step: str, answered: int) -> None:
-        if answered < self.quorum:
-            raise QuorumLost(
-                f"{answered} clients answered {step}, fewer than quorum = {self.quorum}; the lines above name the "
-                "others and why"
-            )
 
 
 def _requests(contents: Mapping[int, RecordDict], message_type: str, server_round: int) -> list[Message]:

@@ -172,6 +172,19 @@ def test_an_extra_that_the_settings_need(
     assert f"pip install 'pdss-fl[{extra}]'" in said_of_it
 
 
+@pytest.mark.parametrize(("waits", "noted"), [(4, True), (5, False)])
+def test_an_average_for_which_a_run_does_not_wait_for_enough_clients(
+    asked: dict[str, Any], waits: int, noted: bool
+) -> None:
+    found = told(asked | {"sharing.mode": "multikrum", "min-available-nodes": waits})
+    assert ("sharing.mode" in found) == noted
+    if noted:
+        verdict, text = found["sharing.mode"]
+        assert verdict == NOTE
+        assert "5 clients or more; min-available-nodes = 4" in text
+        assert "raise min-available-nodes" in text
+
+
 def test_a_nodes_own_choices_decide_which_extras_and_models_it_needs(tmp_path: Path, asked: dict[str, Any]) -> None:
     own = {"data-format": "datasets", "slm-model": "/nowhere/model"}
     found = told(asked, "--policy", policy(tmp_path, **own))

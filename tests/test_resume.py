@@ -201,10 +201,13 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(
 
 
 SHARED = {"sharing.mode": "fedavg"}
+STEPPED = {"sharing.mode": "fedadam", "num-server-rounds": 3}  # in the third it remembers its step of the second
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("changes", [{}, SHARED, {**SHARED, "slm.lora-rank": 2}], ids=["", "fedavg", "lora"])
+@pytest.mark.parametrize(
+    "changes", [{}, SHARED, {**SHARED, "slm.lora-rank": 2}, STEPPED], ids=["", "fedavg", "lora", "fedadam"]
+)
 def test_at_whatever_point_a_run_dies_it_can_be_resumed(
     changes: dict[str, Any],
     tmp_path: Path,
@@ -218,7 +221,7 @@ def test_at_whatever_point_a_run_dies_it_can_be_resumed(
     whole = world(tmp_path / "whole", tiny, machine, monkeypatch, **changes)
     machine.start()
     expected, points, steps = outcome(whole.start()), machine.points, machine.steps
-    halfway = steps // 2 + 1  # the first of a training's three steps
+    halfway = steps // 2 + 1  # the first of a training's steps
     for last, last_step in [(0, halfway), *((last, 0) for last in range(EVERY, points + 1, EVERY))]:
         dying = world(tmp_path / f"{last} {last_step}", tiny, machine, monkeypatch, **changes)
         machine.start(last, last_step)

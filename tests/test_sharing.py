@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from pdss_fl.averaging import average_weights, keep_average, kept_average
+from pdss_fl.averages import keep_average, kept_average
+from pdss_fl.averaging import average_weights
 from pdss_fl.client_app import create_client_app
 from pdss_fl.config import RunSettings
 from pdss_fl.errors import MessageError, QuorumLost, SettingError, StoreError
@@ -291,7 +292,7 @@ def test_what_cannot_be_averaged_is_left_out_and_named(caplog: pytest.LogCapture
     silent = {"metrics": MetricRecord({"num-examples": 3})}
     found, unshared = average_weights(replies(update(1.0, 30), update(4.0, 10), *other, silent, broken))
     assert found is not None
-    np.testing.assert_allclose(found["w"].numpy(), [1.75, 1.75])
+    np.testing.assert_allclose(found.arrays["w"].numpy(), [1.75, 1.75])
     assert {i for i in range(8) if f"client {i}:" in caplog.text} == {2, 3, 4, 5, 6, 7} == set(unshared)
     assert len(set(unshared.values())) == 3, "of another model, no example, none sent"
     assert average_weights(replies(silent))[0] is None
@@ -308,7 +309,7 @@ def test_an_average_is_kept_as_it_is(tmp_path: Path) -> None:
     keep_average(tmp_path / "a", 1, average)
     kept = kept_average(tmp_path / "a", 1)
     assert kept is not None
-    np.testing.assert_array_equal(kept["w"].numpy(), average["w"].numpy())
+    np.testing.assert_array_equal(kept.arrays["w"].numpy(), average.arrays["w"].numpy())
     assert kept_average(tmp_path / "a", 2) is None
     for server_round in (9, 10):  # rounds between them had none
         keep_average(tmp_path / "a", server_round, average)
@@ -321,7 +322,7 @@ def test_an_average_is_kept_as_it_is(tmp_path: Path) -> None:
 def test_a_name_that_cannot_be_kept_is_left_out() -> None:
     found, _ = average_weights(replies(update(1.0, 5, name="__metadata__"), *[update(2.0, 5)] * 2))
     assert found is not None
-    assert list(found) == ["w"]
+    assert list(found.arrays) == ["w"]
 
 
 @given(st.permutations(range(4)))
@@ -334,7 +335,7 @@ def test_the_average_does_not_depend_on_who_has_which_node_id(order: list[int]) 
     other, _ = average_weights(replies(*(contents[i] for i in order)))
     assert first is not None
     assert other is not None
-    np.testing.assert_array_equal(first["w"].numpy(), other["w"].numpy())
+    np.testing.assert_array_equal(first.arrays["w"].numpy(), other.arrays["w"].numpy())
 
 
 def small(layers: int = 1, seed: int = 0) -> SmallModel:

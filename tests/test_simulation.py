@@ -219,6 +219,18 @@ def test_a_simulation_runs_on_all_machines_of_the_ray_cluster_that_it_is_told_of
     assert raylets <= {int(path.name) for path in trace.iterdir()}
 
 
+def test_clients_of_a_real_run_share_the_median_of_their_models(tiny: Path, data: Path, tmp_path: Path) -> None:
+    changes = ['methods="standalone"', "num-server-rounds=2", 'sharing.mode="fedmedian"', "min-available-nodes=3"]
+    run = run_simulation(ROOT, [*small(tiny, data, tmp_path / "runs"), *changes], clients=3, home=tmp_path / "flwr")
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["unshared"] == summary["left-out"] == []
+    models = [run / "clients" / f"client-{i}" / "slm" / "standalone" / "model.safetensors" for i in range(3)]
+    assert len({model.read_bytes() for model in models}) == 1, "all have the average"
+    sent = [path.read_bytes() for path in (run / "clients").glob("*/sent/standalone/2.safetensors")]
+    assert len(set(sent)) == 3, "each had trained one of its own"
+    assert not (run / "averages").exists()
+
+
 def test_no_process_is_left_behind(finished: Path) -> None:
     home = str(finished.parent.parent / "flwr")
     for process in psutil.process_iter(["cmdline", "cwd"]):

@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,59 @@ def test_real_data_runs_what_is_there_with_any_models(tmp_path: Path) -> None:
     control = real_data(tmp_path, tmp_path / "links", {})[-1]
     assert {method.kind for method in control.methods} == {"standalone", "given"}
     assert (tmp_path / "links" / "train.jsonl").read_text() == "{}"
+
+
+def test_links_to_other_data_are_not_taken_for_this(tmp_path: Path) -> None:
+    """Else its results were those of the data before, and a folder that had moved ended in a traceback."""
+    for folder, text in (("old", "{}"), ("moved", "{}"), ("other", "[]")):
+        (tmp_path / folder / "commonsenseqa").mkdir(parents=True)
+        for name in ("train_palm540b_rationales.jsonl", "dev.jsonl"):
+            (tmp_path / folder / "commonsenseqa" / name).write_text(text)
+    for folder in ("old", "moved"):
+        assert real_data(tmp_path / folder, tmp_path / "links", {})[-1].name == "CommonsenseQA-PaLM"
+        assert (tmp_path / "links" / "dev.jsonl").resolve().is_relative_to(tmp_path / folder)
+    with pytest.raises(SystemExit, match="of other data than"):
+        real_data(tmp_path / "other", tmp_path / "links", {})
+    shutil.rmtree(tmp_path / "moved")
+    with pytest.raises(SystemExit, match="give another --output"):
+        real_data(tmp_path / "old", tmp_path / "links", {})
+
+
+ROW = json.dumps({"question": "is ice hot", "choices": ["yes", "no"], "answer": "no"}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "there is no folder arc_easy, openbookqa, commonsenseqa, boolq in it"),
+        ({"arc_easy/train.jsonl": ROW}, r"ARC-Easy: .*neither test\.jsonl nor dev\.jsonl.*arc_easy"),
+        ({"boolq/dev.jsonl": ROW}, r"BoolQ: .*cannot be read.*boolq/train\.jsonl"),
+        ({"boolq/train.jsonl": ROW + '{"question"', "boolq/dev.jsonl": ROW}, r"BoolQ: .*not JSON: .*train\.jsonl:2"),
+        ({"boolq/train.jsonl": ROW, "boolq/dev.jsonl": ROW + "{}"}, r"BoolQ: .*dev\.jsonl:2"),
+    ],
+)
+def test_wrong_real_data_is_told_by_name(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    for name, text in files.items():
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text(text)
+    with pytest.raises(SystemExit, match=message):
+        comparison.main([str(tmp_path / "data"), "--show", "--output", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seeds", "-2"], "argument --seeds: '-2' is no whole number of at least 1"),
+        (["--workers", "0"], "argument --workers: '0' is no whole number of at least 1"),
+        (["--epsilons", "-1"], "privacy.epsilon = -1.0 is out of range"),
+    ],
+)
+def test_a_wrong_number_ends_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        comparison.main(["--show", "--output", str(tmp_path), *words])
+    assert message in f"{caught.value} {capsys.readouterr().err}"
 
 
 SHOWN = Example("what is ice", ("cold", "hot"), "cold")

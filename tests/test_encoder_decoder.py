@@ -192,9 +192,7 @@ def test_data_of_ones_own_is_held_against_the_nodes_of_this_machine(tmp_path: Pa
     rows = json.dumps({"question": "what is Alma's secret", "answer": "none"})
     (tmp_path / "node.jsonl").write_text(rows)
     (tmp_path / "public.jsonl").write_text(rows)
-    policy = tmp_path / "policy.toml"
-    config = node(tmp_path / "state", tmp_path / "node.jsonl")
-    policy.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in config.items()))
+    policy = policy_file(tmp_path, tmp_path / "node.jsonl")
     with pytest.raises(SettingError, match="--policy FILE"):
         public_data(str(tmp_path / "public.jsonl"), [], False)
     with pytest.raises(DataError, match="1 of 1 examples"):
@@ -204,6 +202,47 @@ def test_data_of_ones_own_is_held_against_the_nodes_of_this_machine(tmp_path: Pa
     said = CliRunner().invoke(app, ["train-encoder-decoder", *asked])
     assert said.exit_code == 1
     assert not (tmp_path / "o").exists()
+
+
+CSV = "stem,a,b,key\nWhat is Alma's secret?,gold,tin,gold\n"
+OTHER_NAMES = json.dumps({"stem": "What is Alma's secret?", "a": "gold", "b": "tin", "key": "gold"})
+
+
+@pytest.mark.parametrize(("name", "text"), [("node.csv", CSV), ("node.jsonl", OTHER_NAMES), ("folder", CSV)])
+def test_a_nodes_data_is_recognised_in_whatever_form_it_is_written(tmp_path: Path, name: str, text: str) -> None:
+    held = tmp_path / "held" / ("train.csv" if name == "folder" else name)
+    held.parent.mkdir()
+    held.write_text(text)
+    form = "jsonl" if name == "node.jsonl" else "csv"
+    own = {"data-format": form, "data-fields": "question=stem choices=a+b answer=key"}
+    policy = policy_file(tmp_path, held.parent if name == "folder" else held, **own)
+    public = tmp_path / "public.jsonl"
+    public.write_text(json.dumps({"question": "what is Alma's secret", "answer": "none"}))
+    with pytest.raises(DataError, match="1 of 1 examples of --public are among the node's private ones"):
+        public_data(str(public), [policy], False)
+    public.write_text(json.dumps({"question": "what is a kite", "answer": "toy"}))
+    assert len(public_data(str(public), [policy], False)) == 1
+
+
+@pytest.mark.parametrize("wrong", ["no file", "another form", "other names"])
+def test_nothing_is_trained_beside_a_node_whose_data_cannot_be_read(tmp_path: Path, wrong: str) -> None:
+    """It was taken to hold nothing, and a copy of its questions passed."""
+    (tmp_path / "held").mkdir()
+    if wrong != "no file":
+        (tmp_path / "held" / ("train.csv" if wrong == "another form" else "train.jsonl")).write_text(OTHER_NAMES)
+    policy = policy_file(tmp_path, tmp_path / "held")
+    public = tmp_path / "public.jsonl"
+    public.write_text(json.dumps({"question": "what is Alma's secret", "answer": "none"}))
+    with pytest.raises(SettingError, match="nothing tells whether --public holds some of it") as caught:
+        public_data(str(public), [policy], False)
+    assert str(tmp_path) not in caught.value.public
+
+
+def policy_file(folder: Path, data: Path, **more: Any) -> Path:
+    path = folder / "policy.toml"
+    config = node(folder / "state", data, **more)
+    path.write_text("\n".join(f"{key} = {json.dumps(value)}" for key, value in config.items()))
+    return path
 
 
 def test_an_llm_that_knows_no_answer_teaches_nothing(tmp_path: Path, tiny: Path) -> None:

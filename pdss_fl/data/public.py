@@ -64,7 +64,7 @@ def public_built_in() -> tuple[PublicExample, ...]:
     return tuple(PublicExample(example, BUILT_IN, seal=_SEAL) for example in public_examples())
 
 
-def public_from_path(path: Path, private: Sequence[Path]) -> tuple[PublicExample, ...]:
+def public_from_path(path: Path, private: Sequence[Path], held: Iterable[Example] = ()) -> tuple[PublicExample, ...]:
     """Read examples that their owner declares public.
 
     Parameters
@@ -73,6 +73,9 @@ def public_from_path(path: Path, private: Sequence[Path]) -> tuple[PublicExample
         A JSONL file, or a folder whose ``*.jsonl`` files are read in the order of their names.
     private : Sequence[Path]
         The ``data-path`` and ``state-dir`` of every node whose data lies on this machine.
+    held : Iterable[Example] (default: ())
+        What those nodes hold, in whatever form it is written; JSON lines of this project's own names are found below
+        ``private`` without it.
 
     Raises
     ------
@@ -87,7 +90,8 @@ def public_from_path(path: Path, private: Sequence[Path]) -> tuple[PublicExample
         raise DataError("--public names no .jsonl file and no folder with one", str(path))
     _refuse_paths([path, *files], private)
     examples = [example for file in files for example in read_jsonl(file)]
-    own = {_asked(example) for folder in private for file in _files(folder) for example in _readable(file)}
+    found = (example for folder in private for file in _files(folder) for example in _readable(file))
+    own = {_asked(example) for example in (*held, *found)}
     shared = sum(_asked(example) in own for example in examples)
     if shared:
         raise DataError(

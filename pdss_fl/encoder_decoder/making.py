@@ -18,12 +18,15 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from pdss_fl.bundled import BUNDLED_MODEL, bundled_model_path
+from pdss_fl.client_data import node_format
 from pdss_fl.config import SCRATCH, RunSettings
+from pdss_fl.data.example import Example
 from pdss_fl.data.public import BUILT_IN, PublicExample, public_built_in, public_from_path
+from pdss_fl.data.sources import whole_data
 from pdss_fl.data_settings import BUILT_IN_DATA
 from pdss_fl.encoder_decoder.card import describe, write_card
 from pdss_fl.encoder_decoder.lessons import PairSettings, lessons_of, prepare
-from pdss_fl.errors import SettingError
+from pdss_fl.errors import DataError, SettingError
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.policy import NodePolicy
 from pdss_fl.server_app import load_generator
@@ -38,6 +41,10 @@ from pdss_fl.slm.model import SlmSettings, SmallModel, create_slm
 from pdss_fl.vocabularies import load_vocabulary
 
 _CHECKPOINT, _ANSWERS = "checkpoint.pt", "rationales.jsonl"
+_UNREADABLE = (
+    "--policy names a node whose data cannot be read as its data-format and data-fields say, so nothing tells whether "
+    "--public holds some of it"
+)
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,10 @@ def public_data(public: str, policies: Sequence[Path], no_node: bool) -> tuple[P
     Raises
     ------
     SettingError
-        If it is neither the built-in split nor checked against a node's policy, and nobody said that there is no node.
+        If it is neither the built-in split nor checked against a node's policy, and nobody said that there is no node;
+        or if a node's data cannot be read, since nothing then tells whether some of it is among what is declared.
+    DataError
+        As ``public_from_path``.
     """
     if public == BUILT_IN:
         return public_built_in()
@@ -150,7 +160,18 @@ def public_data(public: str, policies: Sequence[Path], no_node: bool) -> tuple[P
         )
     nodes = [NodePolicy.from_node_config({"policy": str(path)}) for path in policies]
     private = [path for node in nodes for path in (node.data_path, node.state_dir) if path is not None]
-    return public_from_path(Path(public), private)
+    return public_from_path(Path(public), private, [example for node in nodes for example in _held(node)])
+
+
+def _held(node: NodePolicy) -> list[Example]:
+    """Return all that a node holds, read as its own policy says that it is written."""
+    try:
+        files = whole_data(node.data_path, node_format(node)) if node.data_path is not None else {}
+    except (DataError, SettingError) as err:
+        raise SettingError(f"{_UNREADABLE}: {err.public}", err.private) from None
+    if not files:
+        raise SettingError(f"{_UNREADABLE}: there is no file of that form", str(node.data_path))
+    return [example for examples in files.values() for example in examples]
 
 
 def _texts(quadruples: Sequence[Quadruple]) -> list[str]:

@@ -5,6 +5,7 @@ A row of the table is a method, at one epsilon where it has one. A new mechanism
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +89,7 @@ _TEXT: Mapping[str, Any] = {
     "slm.max-tokens": 256, "llm.max-new-tokens": 60, "distill.steps": 600,
 }  # fmt: skip
 _LABELS: Mapping[str, Any] = {"privacy.choices": 0, "data.public-choices": True}
-_REAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+REAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "arc_easy": ("ARC-Easy", {}),
     "openbookqa": ("OpenBookQA", {}),
     "commonsenseqa": ("CommonsenseQA", {"privacy.choices": 5}),
@@ -112,7 +113,7 @@ def real_data(data: Path, links: Path, models: Mapping[str, Any]) -> list[DataSe
         ``commonsenseqa`` may also hold training rationales of a 540-billion-parameter model, which then are a
         control of the student's half: no LLM and no privacy.
     links : Path
-        Where the control's two files are put together, as links.
+        Where the control's two files are put together, as links; ``SystemExit`` if there are some to other data.
     models : Mapping[str, Any]
         Run-config keys of the models, added to the settings. The built-in encoder knows the built-in set only, so
         the encoders' rows are there if ``encoder-decoder.model`` names another.
@@ -120,7 +121,7 @@ def real_data(data: Path, links: Path, models: Mapping[str, Any]) -> list[DataSe
     methods = METHODS if ENCODER in models else tuple(m for m in METHODS if m not in (*ENCODERS, *TRAINED))
     found = [
         DataSet(title, {**_TEXT, **own, **models, "data.path": str(data / name)}, methods, (4.0, 8.0, 12.0, 16.0), 8.0)
-        for name, (title, own) in _REAL.items()
+        for name, (title, own) in REAL.items()
         if (data / name).is_dir()
     ]
     if _link_control(data / "commonsenseqa", links):
@@ -136,8 +137,16 @@ def _link_control(source: Path, links: Path) -> bool:
         return False
     links.mkdir(parents=True, exist_ok=True)
     for name, file in files.items():
-        if not (links / name).exists():
-            (links / name).symlink_to(file.resolve())
+        link = links / name
+        if link.is_symlink() and link.resolve() != file.resolve():
+            if not (link.exists() and filecmp.cmp(link, file, shallow=False)):
+                raise SystemExit(
+                    f"{links}: its {name} is of other data than {source}, or of a folder that has moved, and so are "
+                    "the results beside it: give another --output, or remove that link if the data is the same"
+                )
+            link.unlink()
+        if not link.exists():
+            link.symlink_to(file.resolve())
     return True
 
 

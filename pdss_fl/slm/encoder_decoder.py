@@ -34,6 +34,7 @@ MANIFEST, WEIGHTS = "encoder_decoder.json", "model.safetensors"
 TEMPLATE_WORDS = f"rewrite: rewritten: restore: released: rationale: question: choices: restored: ; {BLANK}"
 """What the prompts add to the words of the data."""
 
+_ADAPTER = "adapter_config.json"  # with which transformers changes the weights that it reads
 _FOLDER = Path("pdss_fl", "slm", "models", "everyday")
 _CHUNK = 2**20
 
@@ -100,11 +101,12 @@ def load_encoder_decoder(model: str, setting: str = SETTING) -> SmallModel:
     ------
     SettingError
         If it was not written by that command, so that nothing says it was trained on public data, or if its
-        weights are others than its manifest says.
+        weights are others than its manifest says, also by an adapter beside them.
     """
     manifest, folder = manifest_of(model, setting)
     weights = folder / WEIGHTS
-    if not weights.is_file() or file_sha256(weights) != manifest.get("weights-sha256"):
+    adapted = (folder / _ADAPTER).exists()
+    if adapted or not weights.is_file() or file_sha256(weights) != manifest.get("weights-sha256"):
         raise SettingError(
             f"{setting} = {model!r}: its weights are not those that its {MANIFEST} describes; train it again with "
             "`pdss train-encoder-decoder`"

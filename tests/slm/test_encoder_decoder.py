@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import peft
 import pytest
 import torch
 
@@ -175,6 +176,17 @@ def test_the_decoder_writes_one_line_for_every_request(make_pretrained: Callable
         texts = TrainedDecoder(slm, max_new_tokens=8).decode([request, replace(request, rationale="")])
         assert len(texts) == 2
         assert all(isinstance(text, str) and "\n" not in text for text in texts)
+
+
+def test_an_adapter_beside_the_described_weights_is_refused(tmp_path: Path) -> None:
+    """The hash is that of the weights without it, and transformers would load it silently."""
+    slm = model()
+    slm.save(tmp_path)
+    (tmp_path / MANIFEST).write_text(json.dumps({"weights-sha256": file_sha256(tmp_path / WEIGHTS)}))
+    config = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    peft.get_peft_model(load_encoder_decoder(str(tmp_path)).model, config).save_pretrained(str(tmp_path))
+    with pytest.raises(SettingError, match="its weights are not those"):
+        load_encoder_decoder(str(tmp_path))
 
 
 def test_only_what_the_command_wrote_is_loaded(tmp_path: Path) -> None:

@@ -200,5 +200,8 @@ def test_only_what_the_command_wrote_is_loaded(tmp_path: Path) -> None:
     manifest.write_text(json.dumps({"weights-sha256": "0" * 64}))
     with pytest.raises(SettingError, match="its weights are not those"):
         load_encoder_decoder(str(tmp_path))
+    (tmp_path / WEIGHTS).unlink()
+    with pytest.raises(SettingError, match="its weights are not those"):
+        load_encoder_decoder(str(tmp_path))
     with pytest.raises(SettingError, match=r"encoder-decoder\.model = 'nobody/nothing'"):
         load_encoder_decoder("nobody/nothing")

@@ -55,6 +55,12 @@ def test_scores_are_probabilities_over_those_of_no_knowledge(folder: str) -> Non
     assert scores[4] == scores[5]  # filling words are one thing
 
 
+def test_filling_words_together_are_as_likely_as_one(folder: str) -> None:
+    asked = torch.tensor([[0, 1]]), torch.tensor([[2]])
+    two, one = (load_rewriter(folder, some, "test")(*asked)[0] - math.log(len(some)) for some in (WORDS, WORDS[:-1]))
+    assert torch.allclose(two[4:].logsumexp(dim=0), one[4], atol=1e-4)
+
+
 def test_a_row_depends_on_itself_alone(folder: str) -> None:
     rewrite = load_rewriter(folder, WORDS, "test")
     documents, prefixes = torch.tensor([[0, 2], [3, 3], [1, 4]]), torch.tensor([[3, 1], [0, 0], [2, 5]])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from pdss_fl.encoder_decoder.command import train_command
 from pdss_fl.errors import PdssError, SettingError
 from pdss_fl.logs import configure_logging
 from pdss_fl.privacy_commands import add_privacy_commands
+from pdss_fl.run_config import app_settings, read_overrides
 from pdss_fl.serve_command import serve, token_key
 
 
@@ -78,7 +78,7 @@ def prepare() -> None:
 def run(
     run_config: Annotated[
         list[str] | None,
-        typer.Option("--run-config", "-c", help="As for flwr run, e.g. 'privacy.epsilon=6.0'."),
+        typer.Option("--run-config", "-c", help="As for flwr run, e.g. 'privacy.epsilon=6.0', or a TOML file."),
     ] = None,
     clients: Annotated[int, typer.Option(min=1, help="Simulated clients.")] = 2,
     app_directory: Annotated[Path, typer.Option("--app", help="The Flower app's folder.")] = Path("."),
@@ -92,10 +92,11 @@ def run(
     """Simulate a whole run with a SuperLink of its own, and end that SuperLink."""
     from pdss_fl.launcher import run_simulation
     from pdss_fl.report import render_summary
+    from pdss_fl.run_checks import check_simulation
 
-    overrides = [*(["resume=true"] if resume else []), *(run_config or [])]
-    if not any(re.search(r"(^|\s)output-dir\s*=", override) for override in overrides):
-        overrides.append(f'output-dir="{output.resolve()}"')
+    own = [f"output-dir={json.dumps(str(output.resolve()), ensure_ascii=False)}", *(["resume=true"] if resume else [])]
+    overrides = [*own, *(run_config or [])]
+    check_simulation(app_settings(app_directory), read_overrides(overrides), clients)
     path = run_simulation(app_directory.resolve(), overrides, clients)
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
     typer.echo(render_summary(summary))
@@ -111,13 +112,14 @@ def doctor(
     node_socket: Annotated[Path | None, typer.Option(help="A SuperNode's node-socket: who answers there?")] = None,
 ) -> None:
     """Look at everything that a run will need of this machine, and say what to do; exit code 1 if anything fails."""
-    from flwr.common.config import parse_config_args
-
     from pdss_fl.config import RunSettings
     from pdss_fl.doctor import examine
     from pdss_fl.doctor_checks import FAIL
+    from pdss_fl.run_checks import check_names
 
-    settings = RunSettings.from_run_config(parse_config_args(run_config))
+    asked = read_overrides(run_config or [])
+    check_names(asked, RunSettings().flat())
+    settings = RunSettings.from_run_config(asked)
     findings = []
     for finding in examine(settings, policy, node_socket):
         findings.append(finding)

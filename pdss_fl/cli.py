@@ -108,8 +108,8 @@ def doctor(
     run_config: Annotated[
         list[str] | None, typer.Option("--run-config", "-c", help="As for flwr run: the run to look at.")
     ] = None,
-    policy: Annotated[Path | None, typer.Option(help="A node's policy file, to look at that node as well.")] = None,
-    node_socket: Annotated[Path | None, typer.Option(help="A SuperNode's node-socket: who answers there?")] = None,
+    policy: Annotated[Path | None, typer.Option(help="A node's policy file: looks at the node's machine.")] = None,
+    node_socket: Annotated[Path | None, typer.Option(help="A SuperNode's node-socket: who answers?")] = None,
 ) -> None:
     """Look at everything that a run will need of this machine, and say what to do; exit code 1 if anything fails."""
     from pdss_fl.config import RunSettings

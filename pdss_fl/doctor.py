@@ -10,7 +10,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from pdss_fl.doctor_checks import (
     client_needs,
     node_socket,
     openai_endpoint,
+    reachable,
     root_certificates,
 )
 from pdss_fl.errors import PdssError
@@ -49,27 +50,43 @@ def examine(settings: RunSettings, policy: Path | None = None, listener: Path | 
     settings : RunSettings
         Of the run; their defaults are those of ``flwr run .``.
     policy : Path | None (default: None)
-        A node's policy file; with it, what this node would refuse, its data and its ledger are looked at as well.
+        A node's policy file: then this is the node's machine. What the node would refuse, its data and its ledger
+        are looked at, and not what only the ServerApp's machine needs: the LLM, ``output-dir``, the local SuperLink.
     listener : Path | None (default: None)
-        A SuperNode's ``node-socket``, at which `pdss node` should answer.
+        A SuperNode's ``node-socket``, at which `pdss node` should answer. Without a policy nothing else is looked at
+        but packages: a SuperNode's user only relays, and needs no model and no place for one.
     """
     yield from _packages()
+    if listener is not None and policy is None:
+        yield node_socket(listener)
+        return
     yield from _machine()
+    yield from _disk({"cache": cache_directory()})
+    if policy is None:
+        yield from _server(settings)
+        yield from client_needs(settings)
+    else:
+        yield from _models({"slm.model": settings.slm.model, "privacy.embeddings": settings.privacy.embeddings})
+        if settings.llm.channel == "direct":
+            yield reachable(settings.llm.address)
+        yield from _node(settings, policy)
+    if listener is not None:
+        yield node_socket(listener)
+
+
+def _server(settings: RunSettings) -> Iterator[Finding]:
+    """Look at what the ServerApp's machine needs, and a simulation's clients on it."""
     yield from _ports()
-    yield from _disk(settings)
-    yield from _models(settings)
+    yield from _disk({"output-dir": settings.run_directory(0).parent})
+    llm = {"llm.model": settings.llm.model} if settings.llm.backend == "local" else {}
+    clients = {"slm.model": settings.slm.model, "privacy.embeddings": settings.privacy.embeddings}
+    yield from _models(llm | clients)
     if settings.llm.backend == "grpc":
         yield _llm_server(settings)
         if settings.llm.root_certificates:
             yield root_certificates("llm.root-certificates", Path(settings.llm.root_certificates))
     if settings.llm.backend == "openai":
         yield openai_endpoint(settings.llm)
-    if policy is None:
-        yield from client_needs(settings)
-    else:
-        yield from _node(settings, policy)
-    if listener is not None:
-        yield node_socket(listener)
 
 
 def _packages() -> Iterator[Finding]:
@@ -118,10 +135,13 @@ def _ports() -> Iterator[Finding]:
     )
 
 
-def _disk(settings: RunSettings) -> Iterator[Finding]:
-    places = {"cache": cache_directory(), "output-dir": settings.run_directory(0).parent}
+def _disk(places: Mapping[str, Path]) -> Iterator[Finding]:
     for what, folder in places.items():
         there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+        if not _writable(there):
+            remedy = "correct its permissions, or name another one (PDSS_CACHE_DIR, output-dir)"
+            yield Finding(what, FAIL, f"{folder}: {there} cannot be written", remedy)
+            continue
         free = shutil.disk_usage(there).free / 1e9
         yield Finding(
             what,
@@ -129,8 +149,6 @@ def _disk(settings: RunSettings) -> Iterator[Finding]:
             f"{folder}: {free:.0f} GB free",
             "" if free >= _FREE_GB else f"free {_FREE_GB} GB, or name another one (PDSS_CACHE_DIR, output-dir)",
         )
-        if not _writable(there):
-            yield Finding(what, FAIL, f"{there} cannot be written", "correct its permissions, or name another one")
 
 
 def _writable(folder: Path) -> bool:
@@ -141,10 +159,7 @@ def _writable(folder: Path) -> bool:
         return False
 
 
-def _models(settings: RunSettings) -> Iterator[Finding]:
-    asked = {"slm.model": settings.slm.model, "privacy.embeddings": settings.privacy.embeddings}
-    if settings.llm.backend == "local":
-        asked = {"llm.model": settings.llm.model, **asked}
+def _models(asked: Mapping[str, str]) -> Iterator[Finding]:
     for setting, model in asked.items():
         if setting == "slm.model" and model == SCRATCH:
             continue

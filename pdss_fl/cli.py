@@ -141,15 +141,21 @@ def report(
 ) -> None:
     """Write a run as one self-contained page: the comparison, each client, the budget, what an attacker finds.
 
-    With the client's own files, as after a simulation, it shows private texts: keep it where they may be seen.
+    With the client's own files, as after a simulation, it shows private texts: only this user may read the page.
     """
+    from pdss_fl.files import write_privately
     from pdss_fl.policy import NodePolicy
     from pdss_fl.run_report.material import read_run
     from pdss_fl.run_report.page import render_page
 
     own = NodePolicy.from_node_config({"policy": str(policy)}) if policy else None
     page = render_page(read_run(run, own, examples))
-    output.write_text(page, encoding="utf-8")
+    try:
+        write_privately(output, page)
+    except OSError as err:
+        raise SettingError(
+            f"--output = {str(output)!r} cannot be written ({err.strerror}): name another file"
+        ) from None
     typer.echo(f"wrote {output}")
 
 

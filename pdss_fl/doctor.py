@@ -1,6 +1,7 @@
 """``pdss doctor``: what a run will need of this machine, looked at before it is needed.
 
-Every check returns findings; it changes nothing but for a file that it writes and removes to see that it can.
+Every check returns findings; it changes nothing but for a file that it writes and removes to see that it can, and
+what `pdss prepare` and every run put into the cache.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from pdss_fl.doctor_checks import (
 from pdss_fl.errors import PdssError
 from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy.ledger_file import read_ledger
+from pdss_fl.vocabularies import load_perturber
 
 _FREE_GB = 2  # a converted LLM, vocabularies and a run's small models
 _MEMORY_GB = 4
@@ -219,6 +221,8 @@ def _node(settings: RunSettings, path: Path) -> Iterator[Finding]:
     try:
         own = own_settings(settings, policy.choices, simulated=False)
         policy.check_run(own)
+        if "pdss" in own.method_names:
+            yield _cost(own, policy)
     except PdssError as err:
         yield Finding("run", FAIL, "this node would refuse it", err.public)
     yield from client_needs(own)
@@ -228,6 +232,19 @@ def _node(settings: RunSettings, path: Path) -> Iterator[Finding]:
         yield root_certificates("llm-root-certificates", policy.llm_root_certificates)
     yield _data(policy)
     yield _ledger(policy)
+
+
+def _cost(own: RunSettings, policy: NodePolicy) -> Finding:
+    """Hold what a prompt costs against the node's limits, with the mechanism that the run would make."""
+    perturber = load_perturber(own, own.privacy.mechanism)
+    guarantee, limit = perturber.mechanism.guarantee, policy.max_epsilon_per_example
+    policy.check_mechanism(own.privacy.mechanism, guarantee.kind, guarantee.epsilon)
+    charged = perturber.mechanism.compose(perturber.shape.tokens, 0.0).epsilon
+    found = f"a prompt of {perturber.shape.tokens} words costs epsilon {charged:g}"
+    if charged > limit:
+        remedy = "the run sends fewer words or asks for a smaller privacy.epsilon, or this node raises its limit"
+        return Finding("budget", FAIL, f"{found}, more than max-epsilon-per-example = {limit:g}", remedy)
+    return Finding("budget", OK, f"{found} of {limit:g} an example")
 
 
 def _data(policy: NodePolicy) -> Finding:

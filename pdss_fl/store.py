@@ -238,6 +238,11 @@ def private_seed(state_dir: Path, public: str) -> int:
         Exists; the secret lies in it, readable by its owner only.
     public : str
         Equal texts give equal numbers on this node; nobody else can tell them.
+
+    Raises
+    ------
+    StoreError
+        If the secret cannot be read or written, or is none.
     """
     path = state_dir / "order.key"
     try:
@@ -245,9 +250,16 @@ def private_seed(state_dir: Path, public: str) -> int:
             if not path.exists():
                 write_atomically(path, secrets.token_hex(32))
                 path.chmod(0o600)
-        return int.from_bytes(hmac.digest(path.read_bytes(), public.encode(), "sha256"))
+        secret = path.read_bytes()
     except OSError as err:
         raise _unwritable(err) from None
+    if not re.fullmatch(rb"[0-9a-f]{64}", secret):  # an empty one would give an order that everybody can work out
+        raise StoreError(
+            "order.key below this node's state-dir is damaged: restore it from a backup; without one remove it, and "
+            "the next run trains and tests on other examples",
+            str(path),
+        )
+    return int.from_bytes(hmac.digest(secret, public.encode(), "sha256"))
 
 
 def _name(method: str) -> str:

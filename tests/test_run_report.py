@@ -164,6 +164,14 @@ def test_the_command(tmp_path: Path, tiny: Path) -> None:
     done = pdss("report", run, "--policy", policy, "--output", tmp_path / "own.html", "--examples", "0")
     assert done.returncode == 0
     assert "is &lt;b&gt;" not in (tmp_path / "own.html").read_text()
+    assert (tmp_path / "own.html").stat().st_mode & 0o077 == 0, "it shows private texts"
+
+
+def test_a_page_that_cannot_be_written_is_named_in_one_line(tmp_path: Path, tiny: Path) -> None:
+    run, policy = client_run(tmp_path, tiny)
+    done = pdss("report", run, "--policy", policy, "--output", tmp_path / "nowhere" / "own.html")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: --output = '{tmp_path}/nowhere/own.html' cannot be")
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from pdss_fl.files import write_atomically
 
 _ROUND = "round.txt"
 SPLIT = "split.json"
+OWN_SETTINGS = "own-settings.json"
+"""A deployed client's file with the settings of a run that hold on it; ``settings.json`` there is a fingerprint."""
 
 
 class ClientStore:
@@ -66,6 +68,11 @@ class ClientStore:
                 self._write(path, settings)
             elif self._read(path) != settings:
                 raise MessageError("the run has other settings than those with which this client began it")
+
+    def note_settings(self, settings: dict[str, Any]) -> None:
+        """Remember the settings that hold on this client in this run, its own choices among them, for its page."""
+        if not (self.directory / OWN_SETTINGS).exists():
+            self._write(self.directory / OWN_SETTINGS, settings)
 
     def slm_directory(self, method: str) -> Path:
         """Return where the small model of a method is kept, in Hugging Face format."""

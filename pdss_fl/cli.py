@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from pdss_fl.encoder_decoder.command import train_command
 from pdss_fl.errors import PdssError, SettingError
 from pdss_fl.logs import configure_logging
 from pdss_fl.privacy_commands import add_privacy_commands
+from pdss_fl.run_config import app_settings, read_overrides
 from pdss_fl.serve_command import serve, token_key
 
 
@@ -78,7 +78,7 @@ def prepare() -> None:
 def run(
     run_config: Annotated[
         list[str] | None,
-        typer.Option("--run-config", "-c", help="As for flwr run, e.g. 'privacy.epsilon=6.0'."),
+        typer.Option("--run-config", "-c", help="As for flwr run, e.g. 'privacy.epsilon=6.0', or a TOML file."),
     ] = None,
     clients: Annotated[int, typer.Option(min=1, help="Simulated clients.")] = 2,
     app_directory: Annotated[Path, typer.Option("--app", help="The Flower app's folder.")] = Path("."),
@@ -92,10 +92,11 @@ def run(
     """Simulate a whole run with a SuperLink of its own, and end that SuperLink."""
     from pdss_fl.launcher import run_simulation
     from pdss_fl.report import render_summary
+    from pdss_fl.run_checks import check_simulation
 
-    overrides = [*(["resume=true"] if resume else []), *(run_config or [])]
-    if not any(re.search(r"(^|\s)output-dir\s*=", override) for override in overrides):
-        overrides.append(f'output-dir="{output.resolve()}"')
+    own = [f"output-dir={json.dumps(str(output.resolve()), ensure_ascii=False)}", *(["resume=true"] if resume else [])]
+    overrides = [*own, *(run_config or [])]
+    check_simulation(app_settings(app_directory), read_overrides(overrides), clients)
     path = run_simulation(app_directory.resolve(), overrides, clients)
     summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
     typer.echo(render_summary(summary))
@@ -107,17 +108,18 @@ def doctor(
     run_config: Annotated[
         list[str] | None, typer.Option("--run-config", "-c", help="As for flwr run: the run to look at.")
     ] = None,
-    policy: Annotated[Path | None, typer.Option(help="A node's policy file, to look at that node as well.")] = None,
-    node_socket: Annotated[Path | None, typer.Option(help="A SuperNode's node-socket: who answers there?")] = None,
+    policy: Annotated[Path | None, typer.Option(help="A node's policy file: looks at the node's machine.")] = None,
+    node_socket: Annotated[Path | None, typer.Option(help="A SuperNode's node-socket: who answers?")] = None,
 ) -> None:
     """Look at everything that a run will need of this machine, and say what to do; exit code 1 if anything fails."""
-    from flwr.common.config import parse_config_args
-
     from pdss_fl.config import RunSettings
     from pdss_fl.doctor import examine
     from pdss_fl.doctor_checks import FAIL
+    from pdss_fl.run_checks import check_names
 
-    settings = RunSettings.from_run_config(parse_config_args(run_config))
+    asked = read_overrides(run_config or [])
+    check_names(asked, RunSettings().flat())
+    settings = RunSettings.from_run_config(asked)
     findings = []
     for finding in examine(settings, policy, node_socket):
         findings.append(finding)
@@ -139,15 +141,21 @@ def report(
 ) -> None:
     """Write a run as one self-contained page: the comparison, each client, the budget, what an attacker finds.
 
-    With the client's own files, as after a simulation, it shows private texts: keep it where they may be seen.
+    With the client's own files, as after a simulation, it shows private texts: only this user may read the page.
     """
+    from pdss_fl.files import write_privately
     from pdss_fl.policy import NodePolicy
     from pdss_fl.run_report.material import read_run
     from pdss_fl.run_report.page import render_page
 
     own = NodePolicy.from_node_config({"policy": str(policy)}) if policy else None
     page = render_page(read_run(run, own, examples))
-    output.write_text(page, encoding="utf-8")
+    try:
+        write_privately(output, page)
+    except OSError as err:
+        raise SettingError(
+            f"--output = {str(output)!r} cannot be written ({err.strerror}): name another file"
+        ) from None
     typer.echo(f"wrote {output}")
 
 

@@ -163,6 +163,7 @@ def _client(context: Context, msg: Message) -> DistillationClient:
     client = DistillationClient(settings, NodePolicy.from_node_config(node), name.folder(settings))
     # Whether it shares is the client's own choice, too: what was trained while it did not may never leave.
     client.store.keep_to(fingerprint(replace(settings, sharing=client.settings.sharing)))
+    client.store.note_settings(client.settings.flat())
     return client
 
 

@@ -1,6 +1,7 @@
 """``pdss doctor``: what a run will need of this machine, looked at before it is needed.
 
-Every check returns findings; it changes nothing but for a file that it writes and removes to see that it can.
+Every check returns findings; it changes nothing but for a file that it writes and removes to see that it can, and
+what `pdss prepare` and every run put into the cache.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
@@ -31,11 +32,13 @@ from pdss_fl.doctor_checks import (
     enough_clients,
     node_socket,
     openai_endpoint,
+    reachable,
     root_certificates,
 )
 from pdss_fl.errors import PdssError
 from pdss_fl.policy import NodePolicy
 from pdss_fl.privacy.ledger_file import read_ledger
+from pdss_fl.vocabularies import load_perturber
 
 _FREE_GB = 2  # a converted LLM, vocabularies and a run's small models
 _MEMORY_GB = 4
@@ -50,15 +53,37 @@ def examine(settings: RunSettings, policy: Path | None = None, listener: Path | 
     settings : RunSettings
         Of the run; their defaults are those of ``flwr run .``.
     policy : Path | None (default: None)
-        A node's policy file; with it, what this node would refuse, its data and its ledger are looked at as well.
+        A node's policy file: then this is the node's machine. What the node would refuse, its data and its ledger
+        are looked at, and not what only the ServerApp's machine needs: the LLM, ``output-dir``, the local SuperLink.
     listener : Path | None (default: None)
-        A SuperNode's ``node-socket``, at which `pdss node` should answer.
+        A SuperNode's ``node-socket``, at which `pdss node` should answer. Without a policy nothing else is looked at
+        but packages: a SuperNode's user only relays, and needs no model and no place for one.
     """
     yield from _packages()
+    if listener is not None and policy is None:
+        yield node_socket(listener)
+        return
     yield from _machine()
+    yield from _disk({"cache": cache_directory()})
+    if policy is None:
+        yield from _server(settings)
+        yield from client_needs(settings)
+    else:
+        yield from _models({"slm.model": settings.slm.model, "privacy.embeddings": settings.privacy.embeddings})
+        if settings.llm.channel == "direct":
+            yield reachable(settings.llm.address)
+        yield from _node(settings, policy)
+    if listener is not None:
+        yield node_socket(listener)
+
+
+def _server(settings: RunSettings) -> Iterator[Finding]:
+    """Look at what the ServerApp's machine needs, and a simulation's clients on it."""
     yield from _ports()
-    yield from _disk(settings)
-    yield from _models(settings)
+    yield from _disk({"output-dir": settings.run_directory(0).parent})
+    llm = {"llm.model": settings.llm.model} if settings.llm.backend == "local" else {}
+    clients = {"slm.model": settings.slm.model, "privacy.embeddings": settings.privacy.embeddings}
+    yield from _models(llm | clients)
     if settings.llm.backend == "grpc":
         yield _llm_server(settings)
         if settings.llm.root_certificates:
@@ -67,12 +92,6 @@ def examine(settings: RunSettings, policy: Path | None = None, listener: Path | 
         yield openai_endpoint(settings.llm)
     if few := enough_clients(settings):
         yield few
-    if policy is None:
-        yield from client_needs(settings)
-    else:
-        yield from _node(settings, policy)
-    if listener is not None:
-        yield node_socket(listener)
 
 
 def _packages() -> Iterator[Finding]:
@@ -121,10 +140,13 @@ def _ports() -> Iterator[Finding]:
     )
 
 
-def _disk(settings: RunSettings) -> Iterator[Finding]:
-    places = {"cache": cache_directory(), "output-dir": settings.run_directory(0).parent}
+def _disk(places: Mapping[str, Path]) -> Iterator[Finding]:
     for what, folder in places.items():
         there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+        if not _writable(there):
+            remedy = "correct its permissions, or name another one (PDSS_CACHE_DIR, output-dir)"
+            yield Finding(what, FAIL, f"{folder}: {there} cannot be written", remedy)
+            continue
         free = shutil.disk_usage(there).free / 1e9
         yield Finding(
             what,
@@ -132,8 +154,6 @@ def _disk(settings: RunSettings) -> Iterator[Finding]:
             f"{folder}: {free:.0f} GB free",
             "" if free >= _FREE_GB else f"free {_FREE_GB} GB, or name another one (PDSS_CACHE_DIR, output-dir)",
         )
-        if not _writable(there):
-            yield Finding(what, FAIL, f"{there} cannot be written", "correct its permissions, or name another one")
 
 
 def _writable(folder: Path) -> bool:
@@ -144,10 +164,7 @@ def _writable(folder: Path) -> bool:
         return False
 
 
-def _models(settings: RunSettings) -> Iterator[Finding]:
-    asked = {"slm.model": settings.slm.model, "privacy.embeddings": settings.privacy.embeddings}
-    if settings.llm.backend == "local":
-        asked = {"llm.model": settings.llm.model, **asked}
+def _models(asked: Mapping[str, str]) -> Iterator[Finding]:
     for setting, model in asked.items():
         if setting == "slm.model" and model == SCRATCH:
             continue
@@ -207,6 +224,8 @@ def _node(settings: RunSettings, path: Path) -> Iterator[Finding]:
     try:
         own = own_settings(settings, policy.choices, simulated=False)
         policy.check_run(own)
+        if "pdss" in own.method_names:
+            yield _cost(own, policy)
     except PdssError as err:
         yield Finding("run", FAIL, "this node would refuse it", err.public)
     yield from client_needs(own)
@@ -216,6 +235,19 @@ def _node(settings: RunSettings, path: Path) -> Iterator[Finding]:
         yield root_certificates("llm-root-certificates", policy.llm_root_certificates)
     yield _data(policy)
     yield _ledger(policy)
+
+
+def _cost(own: RunSettings, policy: NodePolicy) -> Finding:
+    """Hold what a prompt costs against the node's limits, with the mechanism that the run would make."""
+    perturber = load_perturber(own, own.privacy.mechanism)
+    guarantee, limit = perturber.mechanism.guarantee, policy.max_epsilon_per_example
+    policy.check_mechanism(own.privacy.mechanism, guarantee.kind, guarantee.epsilon)
+    charged = perturber.mechanism.compose(perturber.shape.tokens, 0.0).epsilon
+    found = f"a prompt of {perturber.shape.tokens} words costs epsilon {charged:g}"
+    if charged > limit:
+        remedy = "the run sends fewer words or asks for a smaller privacy.epsilon, or this node raises its limit"
+        return Finding("budget", FAIL, f"{found}, more than max-epsilon-per-example = {limit:g}", remedy)
+    return Finding("budget", OK, f"{found} of {limit:g} an example")
 
 
 def _data(policy: NodePolicy) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 import stat
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from pdss_fl.config import RunSettings
 from pdss_fl.errors import PdssError
 from pdss_fl.llm_settings import LLMSettings
+from pdss_fl.rules import host_and_port
 from pdss_fl.sharing_settings import OFF
 
 OK, NOTE, FAIL = "ok", "note", "FAIL"
@@ -91,6 +93,16 @@ def openai_endpoint(llm: LLMSettings) -> Finding:
     remedy = "if it wants a key, set PDSS_LLM_API_KEY and PDSS_LLM_BASE_URL in the ServerApp's environment"
     found = f"{llm.base_url} answers; the environment has no key for it"
     return Finding("llm.base-url", OK, found) if is_loopback(url.host) else Finding("llm.base-url", NOTE, found, remedy)
+
+
+def reachable(address: str) -> Finding:
+    """Look whether anybody answers at the LLM server's address; what it asks of a node, only a run can show."""
+    try:
+        socket.create_connection(host_and_port(address) or ("", 0), _ANSWER_SECONDS).close()
+    except OSError as err:
+        remedy = "a node calls it itself over llm.channel = 'direct': start it, or open the way to it"
+        return Finding("llm.address", FAIL, f"{address}: {err.strerror or err}", remedy)
+    return Finding("llm.address", OK, f"{address} can be reached")
 
 
 def root_certificates(key: str, path: Path) -> Finding:

@@ -14,3 +14,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def write_privately(path: Path, content: str) -> None:
+    """Replace a file's content by a text that its owner alone may read."""
+    with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        path.chmod(0o600)
+        file.write(content)

@@ -17,6 +17,7 @@ from pdss_fl.errors import SettingError
 from pdss_fl.logs import LOG_PREFIX
 from pdss_fl.processes import end, flower_environment, free_port, program
 from pdss_fl.run_bars import RunBars
+from pdss_fl.run_config import as_toml, read_overrides
 
 _CONNECTION = "pdss"
 _RAY_PREFIX = re.compile(r"^(\x1b\[\d+m)?\(ClientAppActor[^)]*\)(\x1b\[0m)? ")
@@ -31,7 +32,7 @@ def run_simulation(app: Path, run_config: Sequence[str], clients: int, home: Pat
     app : Path
         The Flower app's folder, the one with ``pyproject.toml``.
     run_config : Sequence[str]
-        Overrides as for ``flwr run -c``, for example ``"privacy.epsilon=6.0"``.
+        Overrides as for ``flwr run -c``, for example ``"privacy.epsilon=6.0"``; see ``read_overrides``.
     clients : int
         Number of simulated clients; each gets one CPU.
     home : Path | None (default: None)
@@ -43,15 +44,13 @@ def run_simulation(app: Path, run_config: Sequence[str], clients: int, home: Pat
     SettingError
         If the SuperLink does not start, or the run does not end with a result.
     """
-    if not (app / "pyproject.toml").is_file():
-        raise SettingError(f"--app = {str(app)!r} holds no pyproject.toml: name the Flower app's folder")
+    overrides = {"min-available-nodes": clients, **read_overrides(run_config)}
     with RunBars() as bars, _flower_home(home) as flower_home, _superlink(flower_home) as environment:
         command = [program("flwr"), "run", str(app), _CONNECTION, "--stream"]
         command += ["--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1"]
-        overrides = list(run_config)
-        if not any("min-available-nodes" in override for override in run_config):
-            overrides.append(f"min-available-nodes={clients}")
-        command += ["-c", " ".join(overrides)]
+        asked = flower_home / "run.toml"
+        asked.write_text(as_toml(overrides), encoding="utf-8")
+        command += ["-c", str(asked)]
         with subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:

@@ -202,7 +202,11 @@ def stored_payload(example: Example, perturber: Perturber, ledger: Ledger) -> di
     """Return what was released of an example; raises ``StoreError`` if the ledger no longer holds it."""
     payload = ledger.lookup(example.release_key, perturber.recipe)
     if payload is None:
-        raise StoreError("this node's ledger no longer holds what was released in this run: restore it from a backup")
+        raise StoreError(
+            "this node's ledger holds no release of an example of this run with the mechanism and vocabulary of now: "
+            "put back what of this node's own privacy-* choices was changed since the prompts were sent, or let the "
+            "next run use them"
+        )
     return payload
 
 

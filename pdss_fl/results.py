@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pdss_fl import __version__
-from pdss_fl.errors import SettingError
+from pdss_fl.errors import SettingError, StoreError
+from pdss_fl.files import write_atomically
 from pdss_fl.messages import PrivacyStatement
 
 _Z = NormalDist().inv_cdf(0.975)
@@ -58,7 +58,13 @@ class RunDirectory:
         self._lock.release()
 
     def write(self, name: str, content: Any) -> Path:
-        """Write a JSON file whole; infinity and NaN, which JSON lacks, become null."""
+        """Write a JSON file whole; infinity and NaN, which JSON lacks, become null.
+
+        Raises
+        ------
+        StoreError
+            Here and in ``write_metrics``, if there is no room; the file is then as it was before.
+        """
         return self._replace(name, json.dumps(_finite(content), indent=2, sort_keys=False) + "\n")
 
     def write_metrics(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -66,9 +72,14 @@ class RunDirectory:
         self._replace("metrics.jsonl", "".join(json.dumps(_finite(dict(row))) + "\n" for row in rows))
 
     def _replace(self, name: str, text: str) -> Path:
-        path, partial = self.path / name, self.path / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        path = self.path / name
+        try:
+            write_atomically(path, text)
+        except OSError as err:
+            raise StoreError(
+                f"{name} cannot be written below output-dir = {str(self.path.parent)!r} ({err.strerror}): free space, "
+                "or correct its permissions; then resume=true goes on where this run was"
+            ) from None
         return path
 
 

@@ -24,6 +24,8 @@ from pdss_fl.files import write_atomically
 
 _ROUND = "round.txt"
 SPLIT = "split.json"
+OWN_SETTINGS = "own-settings.json"
+"""A deployed client's file with the settings of a run that hold on it; ``settings.json`` there is a fingerprint."""
 
 
 class ClientStore:
@@ -66,6 +68,11 @@ class ClientStore:
                 self._write(path, settings)
             elif self._read(path) != settings:
                 raise MessageError("the run has other settings than those with which this client began it")
+
+    def note_settings(self, settings: dict[str, Any]) -> None:
+        """Remember the settings that hold on this client in this run, its own choices among them, for its page."""
+        if not (self.directory / OWN_SETTINGS).exists():
+            self._write(self.directory / OWN_SETTINGS, settings)
 
     def slm_directory(self, method: str) -> Path:
         """Return where the small model of a method is kept, in Hugging Face format."""
@@ -238,6 +245,11 @@ def private_seed(state_dir: Path, public: str) -> int:
         Exists; the secret lies in it, readable by its owner only.
     public : str
         Equal texts give equal numbers on this node; nobody else can tell them.
+
+    Raises
+    ------
+    StoreError
+        If the secret cannot be read or written, or is none.
     """
     path = state_dir / "order.key"
     try:
@@ -245,9 +257,16 @@ def private_seed(state_dir: Path, public: str) -> int:
             if not path.exists():
                 write_atomically(path, secrets.token_hex(32))
                 path.chmod(0o600)
-        return int.from_bytes(hmac.digest(path.read_bytes(), public.encode(), "sha256"))
+        secret = path.read_bytes()
     except OSError as err:
         raise _unwritable(err) from None
+    if not re.fullmatch(rb"[0-9a-f]{64}", secret):  # an empty one would give an order that everybody can work out
+        raise StoreError(
+            "order.key below this node's state-dir is damaged: restore it from a backup; without one remove it, and "
+            "the next run trains and tests on other examples",
+            str(path),
+        )
+    return int.from_bytes(hmac.digest(secret, public.encode(), "sha256"))
 
 
 def _name(method: str) -> str:

@@ -10,10 +10,12 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 import pdss_fl.client_app
+from pdss_fl.client import DistillationClient
 from pdss_fl.client_app import create_client_app
 from pdss_fl.config import RunSettings
-from pdss_fl.errors import PolicyRefusal, QuorumLost, SettingError
+from pdss_fl.errors import PolicyRefusal, QuorumLost, SettingError, StoreError
 from pdss_fl.fairness import by_client
+from pdss_fl.messages import Finish, PromptBatch, Rationale, RationaleBatch
 from pdss_fl.policy import NodePolicy
 from pdss_fl.strategy import StepByStepDistillation
 from tests.harness import EchoGenerator, LoopbackGrid, context, node, payload_bytes, small_run
@@ -96,6 +98,32 @@ def test_a_choice_leads_nowhere_beyond_the_nodes_own_limits(tmp_path: Path, tiny
         with pytest.raises(QuorumLost):
             StepByStepDistillation(EchoGenerator()).start(grid, ArrayRecord(), num_rounds=1)
         assert what in str(grid.replies[0].error.reason)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "said"),
+    [
+        ({"privacy-epsilon": 2.0}, StoreError, r"put back what of this node's own privacy-\* choices was changed"),
+        ({"max-epsilon-per-token": 2.0}, PolicyRefusal, "above this node's max-epsilon-per-token = 2"),
+    ],
+)
+def test_a_policy_that_changes_while_a_run_is_on_holds_from_then_on_and_says_so(
+    tmp_path: Path, tiny: Path, changed: dict[str, float], error: type[Exception], said: str
+) -> None:
+    plain, _ = write_data(tmp_path)
+    settings = RunSettings.from_run_config(run_config(tiny))
+
+    def client(**own: Any) -> DistillationClient:
+        policy = node(tmp_path / "s1", plain, **{"allowed-models": f"scratch {tiny}", **own})
+        return DistillationClient(settings, NodePolicy.from_node_config(policy), "1")
+
+    prompts = PromptBatch.parse(client().perturb("pdss", 1)).prompts
+    ledger = (tmp_path / "s1" / "ledger.jsonl").read_bytes()
+    answers = RationaleBatch(tuple(Rationale(p.ordinal, "so it is", Finish.STOP, 3) for p in prompts), "an-llm")
+    with pytest.raises(error, match=said):
+        client(**changed).distill("pdss", 1, answers.serialize())
+    assert (tmp_path / "s1" / "ledger.jsonl").read_bytes() == ledger
+    assert client().distill("pdss", 1, answers.serialize())["num-examples"] == len(prompts), "put back, it goes on"
 
 
 @pytest.mark.parametrize(

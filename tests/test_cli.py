@@ -87,7 +87,6 @@ def test_the_help_of_serve_is_grouped_and_names_every_limit() -> None:
         (["privacy", "--epsilon", "0"], "privacy.epsilon"),
         (["privacy", "--epsilon", "nan"], "privacy.epsilon"),
         (["run", "--app", "proto"], "pyproject.toml"),
-        (["run", "-c", 'privacy.nonsense="x"'], "without a result"),
     ],
 )
 def test_wrong_input_gives_one_clear_line(arguments: list[str], what: str, tmp_path: Path) -> None:

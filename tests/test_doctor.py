@@ -54,7 +54,8 @@ def test_a_machine_that_is_ready(tmp_path: Path, tiny: Path, asked: dict[str, An
     assert not [f for f in found.values() if f.verdict == FAIL]
     assert found["data-path"].found == "data.jsonl: 1 examples"
     assert found["ledger"].found == "none yet: nothing was released"
-    assert str(tmp_path / "runs") in found["output-dir"].found
+    assert found["budget"].found == "a prompt of 3 words costs epsilon 21 of 100 an example"
+    assert str(tmp_path / "runs") in findings(asked)["output-dir"].found
     assert not (tmp_path / "state").exists(), "looking changes nothing"
 
 
@@ -250,6 +251,44 @@ def test_a_nodes_root_certificates(tmp_path: Path, asked: dict[str, Any]) -> Non
     assert look()[0] == FAIL
     path.write_text("no certificate")
     assert look()[0] == FAIL
+
+
+@pytest.mark.parametrize(
+    ("settings", "what", "said"),
+    [
+        ({"privacy.epsilon": 8.5}, "run", "privacy.epsilon = 8.5 is above this node's max-epsilon-per-token = 8"),
+        ({"privacy.mechanism": "santext"}, "run", "mechanism 'santext' is not among this node's allowed-mechanisms"),
+        ({"privacy.question-words": 20}, "budget", "costs epsilon 140, more than max-epsilon-per-example = 100"),
+    ],
+)
+def test_a_run_that_costs_more_than_the_node_allows(
+    tmp_path: Path, tiny: Path, asked: dict[str, Any], settings: dict[str, Any], what: str, said: str
+) -> None:
+    found = findings({**asked, **settings}, policy(tmp_path, **{"allowed-models": f"scratch {tiny}"}))[what]
+    assert found.verdict == FAIL
+    assert said in f"{found.found} {found.remedy}"
+
+
+def test_a_nodes_machine_needs_no_way_to_the_llm_and_nothing_of_the_servers(
+    tmp_path: Path, tiny: Path, asked: dict[str, Any]
+) -> None:
+    node = policy(tmp_path, **{"allowed-models": f"scratch {tiny}", "allowed-llm-addresses": "127.0.0.1:9"})
+    of_the_server = {"llm.backend": "grpc", "llm.address": "127.0.0.1:9", "llm.root-certificates": "/nowhere/ca.crt"}
+    found = findings({**asked, **of_the_server, "output-dir": "/proc/nowhere"}, node)
+    assert [f for f in found.values() if f.verdict == FAIL] == []
+    direct = findings({**asked, **of_the_server, "llm.channel": "direct"}, node)["llm.address"]
+    assert (direct.verdict, "direct" in direct.remedy) == (FAIL, True), "then the node itself calls it"
+
+
+def test_who_only_relays_is_asked_for_no_model_and_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PDSS_CACHE_DIR", "/proc/nowhere")
+    found = [finding.what for finding in examine(RunSettings(), None, tmp_path / "s")]
+    assert found == ["python", "packages", "node-socket"]
+
+
+def test_a_place_that_cannot_be_written_is_named_once(asked: dict[str, Any]) -> None:
+    found = [f for f in examine(RunSettings.from_run_config({**asked, "output-dir": "/proc/x"})) if "output" in f.what]
+    assert [finding.verdict for finding in found] == [FAIL]
 
 
 def test_who_answers_at_a_nodes_socket(asked: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pdss_fl.errors import SettingError
+from pdss_fl.errors import SettingError, StoreError
 from pdss_fl.messages import PrivacyStatement
 from pdss_fl.report import render_summary
 from pdss_fl.results import RunDirectory, accuracy, privacy_summary, versions, weakest
@@ -44,6 +44,15 @@ def test_an_output_directory_that_cannot_be_made_is_named(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingError, match="output-dir"):
         RunDirectory(tmp_path / "file" / "run")
+
+
+def test_a_full_disk_is_said_in_one_line_and_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run-1")
+    path = directory.write("summary.json", {"whole": True})
+    path.with_name("summary.json.partial").symlink_to("/dev/full")
+    with pytest.raises(StoreError, match=r"summary.json cannot be written below output-dir .*resume=true"):
+        directory.write("summary.json", {"whole": False})
+    assert json.loads(path.read_text()) == {"whole": True}
 
 
 def test_the_table_shows_every_number_of_the_summary() -> None:

@@ -46,8 +46,9 @@ def server_run(folder: Path, settings: dict[str, Any], rounds: int = 1, model: s
     run.write_metrics(rows)
     comparison = {"standalone": accuracy(15, 40), "pdss": accuracy(22, 40), "dss": None}
     llm = {"model": model, "prompts": 80, "tokens": 900}
-    privacy = privacy_summary(STATEMENT)
-    run.write("summary.json", {"accuracy": comparison, "privacy": privacy, "llm": llm, "versions": versions()})
+    absent = [{"method": "pdss", "round": 1, "step": "distill", "node": 333, "why": f"failed (code 107): {HOSTILE}"}]
+    summary = {"accuracy": comparison, "left-out": absent, "privacy": privacy_summary(STATEMENT), "llm": llm}
+    run.write("summary.json", {**summary, "versions": versions()})
     return folder
 
 
@@ -102,6 +103,7 @@ def test_a_servers_page(tmp_path: Path, tiny: Path, rounds: int) -> None:
     text = page.read_text()
     for said in ("run-7", "37.5%", "55.0%", "not reported or left out", "epsilon 4 a word", "all words equally likely"):
         assert said in text
+    assert '<td class="text">333</td><td class="text">failed (code 107): &lt;script' in text
     assert text.count('<img src="data:') == 3
     assert "<script" not in text
     assert "only for who may see its data" not in text
@@ -112,6 +114,8 @@ def test_a_clients_own_page(tmp_path: Path, tiny: Path) -> None:
     run, policy_file = client_run(tmp_path, tiny)
     policy = NodePolicy.from_node_config({"policy": str(policy_file)})
     material = read_run(run, policy, examples=3)
+    assert material.settings is not None
+    assert material.settings.privacy.epsilon == 4.0, "the attack is shown for this run's settings, not for the default"
     (client,) = material.clients
     assert client.releases == 8
     assert client.most_spent == 12.0
@@ -164,6 +168,14 @@ def test_the_command(tmp_path: Path, tiny: Path) -> None:
     done = pdss("report", run, "--policy", policy, "--output", tmp_path / "own.html", "--examples", "0")
     assert done.returncode == 0
     assert "is &lt;b&gt;" not in (tmp_path / "own.html").read_text()
+    assert (tmp_path / "own.html").stat().st_mode & 0o077 == 0, "it shows private texts"
+
+
+def test_a_page_that_cannot_be_written_is_named_in_one_line(tmp_path: Path, tiny: Path) -> None:
+    run, policy = client_run(tmp_path, tiny)
+    done = pdss("report", run, "--policy", policy, "--output", tmp_path / "nowhere" / "own.html")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: --output = '{tmp_path}/nowhere/own.html' cannot be")
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:

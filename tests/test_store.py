@@ -8,7 +8,7 @@ import pytest
 
 from pdss_fl.errors import StoreError
 from pdss_fl.files import write_atomically
-from pdss_fl.store import ClientStore
+from pdss_fl.store import ClientStore, private_seed
 
 
 def test_what_was_asked_and_answered_outlives_the_process(tmp_path: Path) -> None:
@@ -56,3 +56,11 @@ def test_a_write_replaces_or_leaves_alone(tmp_path: Path) -> None:
     write_atomically(path, "new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 64, b"ab"])
+def test_an_order_key_that_is_no_secret_any_more_is_refused(tmp_path: Path, left: bytes) -> None:
+    private_seed(tmp_path, "0 120")
+    (tmp_path / "order.key").write_bytes(left)
+    with pytest.raises(StoreError, match=r"order\.key below this node's state-dir is damaged"):
+        private_seed(tmp_path, "0 120")

@@ -151,8 +151,12 @@ def _csv(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def text_of(path: Path) -> str:
-    """Return a file's text; raises ``DataError`` if it cannot be read as UTF-8."""
+    """Return a file's text; raises ``DataError`` if it is not there or cannot be read as UTF-8."""
     try:
         return path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError("the data file is not there: correct the path that names it", str(path)) from None
+    except PermissionError:
+        raise DataError("the data file may not be read by this user: correct its permissions", str(path)) from None
     except (OSError, UnicodeDecodeError) as err:
         raise DataError("the data file cannot be read as UTF-8 text", f"{path}: {err}") from None

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import typer
-from flwr.common.config import parse_config_args
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
@@ -29,6 +28,8 @@ from pdss_fl.encoder_decoder.lessons import PairSettings, lessons_of, prepare
 from pdss_fl.errors import DataError, SettingError
 from pdss_fl.llm.protocol import RationaleGenerator
 from pdss_fl.policy import NodePolicy
+from pdss_fl.run_checks import check_names
+from pdss_fl.run_config import read_overrides
 from pdss_fl.server_app import load_generator
 from pdss_fl.slm.encoder_decoder import TEMPLATE_WORDS
 from pdss_fl.slm.encoder_decoder_training import (
@@ -120,9 +121,8 @@ def train_as_asked(
     """Do what the command's options ask for, with progress on standard error, and print the manifest."""
     logging.getLogger("pdss_fl").setLevel(logging.WARNING)
     examples = public_data(public, policy or [], no_node)
-    given = parse_config_args(
-        [" ".join(run_config or [])]
-    )  # in one piece, since Flower lets a later one replace a group
+    given = read_overrides(run_config or [])
+    check_names(given, RunSettings().flat())
     built_in = public == BUILT_IN
     settings = RunSettings.from_run_config({"llm.dtype": "float32", **given})
     name = str(bundled_model_path()) if model == BUNDLED_MODEL else model

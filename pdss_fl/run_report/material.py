@@ -25,6 +25,7 @@ from pdss_fl.privacy import BLANK
 from pdss_fl.privacy.counts import TEST_SPLIT
 from pdss_fl.privacy.ledger import Totals
 from pdss_fl.privacy.ledger_file import read_ledger
+from pdss_fl.store import OWN_SETTINGS
 
 METHOD = "pdss"
 
@@ -104,7 +105,7 @@ def read_run(run: Path, policy: NodePolicy | None = None, examples: int = 5) -> 
             f"{str(run)!r} holds no run: name the folder that `results:` shows, or on a client STATE-DIR/runs/RUN-ID "
             "with --policy"
         )
-    settings = _settings(run)
+    settings = _settings(run / ("settings.json" if summary is not None else OWN_SETTINGS))
     corpus = _corpus(settings, policy, simulated=(run / "clients").is_dir())
     if policy is not None:
         clients: tuple[Client, ...] = (
@@ -116,8 +117,8 @@ def read_run(run: Path, policy: NodePolicy | None = None, examples: int = 5) -> 
     return Material(run.name, summary, settings, _curves(run / "metrics.jsonl"), clients, tuple(corpus.values()))
 
 
-def _settings(run: Path) -> RunSettings | None:
-    found = _json(run / "settings.json")
+def _settings(path: Path) -> RunSettings | None:
+    found = _json(path)
     return None if found is None else RunSettings.from_run_config(found)
 
 

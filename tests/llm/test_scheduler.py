@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pdss_fl.errors import Busy, LLMUnavailable, MessageError
+from pdss_fl.errors import Busy, LLMFailed, LLMUnavailable, MessageError
 from pdss_fl.llm.instruction import EVERYDAY, Instruction
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.scheduler import Scheduler
@@ -150,6 +150,31 @@ def test_a_callers_own_failure_ends_its_call_only() -> None:
         bad = pool.submit(lambda: list(scheduler.generate(numbered(range(20)), SETTINGS, fail, "b")))
         assert len(good.result()) == 20
         assert bad.exception() or bad.result() == []
+
+
+def test_a_defect_of_the_loop_ends_calls_and_the_next_one_is_answered(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    quoted = "robin and other private text"
+
+    class Defective(Scheduler):
+        broken = True
+
+        def _admit(self) -> Any:
+            if self.broken and self._runner.jobs:
+                raise RuntimeError(quoted)
+            return super()._admit()
+
+    scheduler = Defective(make_llama(), make_tokenizer(), name="tiny", instruction=SHORT, batch_size=2)
+    with pytest.raises(LLMFailed, match=r"the scheduler failed \(RuntimeError\)") as caught:
+        list(scheduler.generate(numbered(range(5)), SETTINGS))
+    assert "robin" not in caught.value.public
+    scheduler.broken = False
+    assert len(texts(list(scheduler.generate(numbered(range(5)), SETTINGS)))) == 5
+    assert (scheduler.stats().queued, scheduler.stats().running) == (0, 0)
+    scheduler.close()
+    assert "RuntimeError" in caplog.text
+    assert "robin" not in caplog.text + "".join(capfd.readouterr()), "nothing that a client sent is logged"
 
 
 def test_a_prompt_that_the_tokenizer_fails_on_is_named_by_ordinal() -> None:

@@ -275,14 +275,20 @@ class Scheduler:
 
     def _settle(self, job: Job, outcome: Written | LLMUnavailable) -> None:
         """Give the outcome of a job to all who wait for it."""
-        self._answers.forget(job)
-        self._waiting.refund(job)
-        self._counters.served(job.tenant, len(job.written))
+        self._take_off(job)
         waiters, job.waiters = job.waiters, []
         if isinstance(outcome, Written):
             self._answers.keep(job.key, outcome)
         for request, ordinal in waiters:
             self._answer(request, ordinal, outcome)
+
+    def _take_off(self, job: Job) -> None:
+        """Note that no more is written of a job; its tenant is charged for what was, once."""
+        self._answers.forget(job)
+        if job.charged:
+            job.charged = False
+            self._waiting.refund(job)
+            self._counters.served(job.tenant, len(job.written))
 
     def _answer(self, request: Request, ordinal: int, outcome: Written | LLMUnavailable) -> None:
         if request.over:
@@ -312,6 +318,6 @@ class Scheduler:
             job.waiters = [waiter for waiter in job.waiters if waiter[0] is not request]
             if not job.waiters:
                 self._waiting.discard(job)
-                self._answers.forget(job)
+                self._take_off(job)
         request.jobs.clear()
         self._changed.notify_all()

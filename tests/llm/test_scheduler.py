@@ -225,25 +225,37 @@ def test_few_prompts_do_not_wait_for_many_of_another_tenant() -> None:
         assert scheduler.stats().per_tenant["many"] <= 5 * scheduler.stats().per_tenant["few"]
 
 
-def test_a_cancelled_call_costs_its_tenant_no_more_than_was_written() -> None:
-    model, cancelled, held = make_llama(), threading.Event(), Gate()
-    scheduler = make_scheduler(batch_size=4, model=model)
-    count_steps(model, lambda step: cancelled.set() if step == 3 else None)
-    long = GenerationSettings(400, ())
-    assert not list(scheduler.generate(numbered(range(4)), long, cancelled.is_set, "a"))
-    written = scheduler.stats()
-    assert written.per_tenant == {"a": 4 * 3} == {"a": written.tokens_total}
+def written_for_a_until_b_is_done(scheduler: Scheduler, model: Any) -> int:
+    """Let tenants a and b ask for four prompts each at the same time; return a's new tokens when b has its four."""
+    held, before = Gate(), scheduler.stats().per_tenant["a"]
     held.close_at(model, step=2)
     with ThreadPoolExecutor() as pool:
-        pool.submit(lambda: list(scheduler.generate(numbered(range(1)), SETTINGS, tenant="c")))
+        pool.submit(lambda: list(scheduler.generate(numbered(range(50, 51)), SETTINGS, tenant="c")))
         assert held.reached.wait(30)
-        calls = [
-            pool.submit(lambda t=t: list(scheduler.generate(numbered(range(12)), SETTINGS, tenant=t))) for t in "ba"
-        ]
-        wait_until(lambda: scheduler.stats().queued == 24)
+        batch = numbered(range(60, 64))
+        calls = [pool.submit(lambda t=t: list(scheduler.generate(batch, SETTINGS, tenant=t))) for t in "ba"]
+        wait_until(lambda: scheduler.stats().queued == 8)
         held.open.set()
-        assert len(calls[0].result()) == 12
-        assert scheduler.stats().per_tenant["a"] >= 12 + 12 * 16 // 2, "a had its turns meanwhile"
+        assert len(calls[0].result()) == 4
+        return scheduler.stats().per_tenant["a"] - before
+
+
+def test_a_cancelled_call_costs_its_tenant_no_more_than_was_written() -> None:
+    model, cancelled = make_llama(), threading.Event()
+    scheduler = make_scheduler(batch_size=1, model=model)
+    count_steps(model, lambda step: cancelled.set() if step == 3 else None)
+    long = GenerationSettings(512, ())
+    assert not list(scheduler.generate(numbered(range(4)), long, cancelled.is_set, "a"))
+    written = scheduler.stats()
+    assert written.per_tenant == {"a": 3} == {"a": written.tokens_total}
+    assert written_for_a_until_b_is_done(scheduler, model) > 16, "a had its turns meanwhile"
+
+
+def test_a_tenant_that_was_away_is_not_owed_what_it_did_not_use() -> None:
+    model = make_llama()
+    scheduler = make_scheduler(batch_size=1, model=model)
+    assert len(list(scheduler.generate(numbered(range(12)), SETTINGS, tenant="a"))) == 12
+    assert written_for_a_until_b_is_done(scheduler, model) > 16, "a had its turns meanwhile"
 
 
 def test_more_than_may_wait_is_refused_at_once() -> None:

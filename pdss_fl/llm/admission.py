@@ -81,6 +81,7 @@ class Waiting:
                 break
             self._floor = self._served[tenant]
             self._served[tenant] += job.tokens
+            job.charged = True
             self.discard(job)
             requests = self._tenants[tenant]
             requests[0].popleft()

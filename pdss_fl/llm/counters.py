@@ -78,7 +78,7 @@ class Counters:
         self.first_token_seconds += seconds
 
     def served(self, tenant: str, tokens: int) -> None:
-        """Note that a tenant got a rationale of so many tokens."""
+        """Note that so many tokens were written for a prompt of a tenant."""
         self.per_tenant[tenant] = self.per_tenant.pop(tenant, 0) + tokens
         if len(self.per_tenant) > KEPT_TENANTS:
             self.per_tenant.popitem(last=False)

@@ -89,6 +89,7 @@ class Job:
     waiters: list[tuple[Request, int]]
     written: list[int] = field(default_factory=list)
     queued: bool = True
+    charged: bool = False
 
     @property
     def tokens(self) -> int:

@@ -77,11 +77,17 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc, no-untyped-call]
         self._view()
 
     def _remake(self, rows: int, width: int, new: int) -> None:
-        """Move to buffers of at least so many rows and columns, the present ones at the end of ``width``."""
+        """Move to buffers of at least so many rows and columns, the present ones at the end of ``width``.
+
+        Places of rows that left stay as far as the buffers do not grow by them: one long row that joins would
+        otherwise be paid for as often as there were ever rows.
+        """
         old, room = self._view(), width + new + ROOM
+        places, columns = len(self._buffers[0]), self._buffers[0].shape[2]
+        rows = max(rows, min(places, places * columns // room))
         length = self._end - self._start
         self._start, self._end = width - length, width
-        larger = [s.new_zeros(max(rows, len(b)), s.shape[1], room, s.shape[3]) for s, b in zip(old, self._buffers)]  # noqa: B905
+        larger = [states.new_zeros(rows, states.shape[1], room, states.shape[3]) for states in old]
         for buffer, states in zip(larger, old, strict=True):
             buffer[: self._rows, :, self._start : self._end] = states
         self._buffers = larger

@@ -114,7 +114,7 @@ _GAUGES = {
 }
 _COUNTERS = {
     "cache_hits_total": "Prompts answered from the cache.",
-    "rejected_total": "Requests that found the queue full.",
+    "rejected_total": "Prompts that were refused because too many waited.",
 }
 
 

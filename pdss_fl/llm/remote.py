@@ -35,7 +35,7 @@ from pdss_fl.proto.distillation_pb2_grpc import RationaleServiceStub
 
 INFO_SECONDS = 20.0
 MAX_NAME_CHARS = 200
-MAX_HINT_SECONDS = 60.0
+MIN_HINT_SECONDS, MAX_HINT_SECONDS = 0.1, 60.0
 MAX_PAUSE_SECONDS = 10.0
 _KEEPALIVE_MS = 20_000
 _OPTIONS = [
@@ -111,7 +111,7 @@ class RemoteGenerator:
             If it cannot be reached.
         """
         deadline = time.monotonic() + self._timeout
-        for attempt in self._attempts(lambda: True):
+        for attempt in self._attempts(lambda: True, deadline):
             with attempt:
                 found = self._ask_info(deadline)
         if found.schema_version != SCHEMA_VERSION:
@@ -164,7 +164,7 @@ class RemoteGenerator:
     ) -> Iterator[Rationale]:
         """Ask until every prompt is answered, each time for those that are left."""
         deadline = time.monotonic() + self._timeout
-        for attempt in self._attempts(lambda: unanswered.failures > self._retries):
+        for attempt in self._attempts(lambda: unanswered.failures > self._retries, deadline):
             with attempt:
                 yield from self._ask(unanswered, settings, deadline, is_cancelled)
 
@@ -211,13 +211,16 @@ class RemoteGenerator:
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self._token()}"),) if self._token else ()
 
-    def _attempts(self, is_lost: Callable[[], bool]) -> Retrying:
-        """Return attempts at what raises ``_AskAgain``: with a hint always, without one until it is lost."""
+    def _attempts(self, is_lost: Callable[[], bool], deadline: float) -> Retrying:
+        """Return attempts at what raises ``_AskAgain``: with a hint always, without one until it is lost.
+
+        None of them begins after the deadline, and no pause ends after it.
+        """
 
         def is_enough(state: RetryCallState) -> bool:
             error = state.outcome.exception() if state.outcome else None
             hinted = isinstance(error, _AskAgain) and error.hint is not None
-            return not hinted and is_lost()
+            return (not hinted and is_lost()) or time.monotonic() + state.upcoming_sleep >= deadline
 
         def pause(state: RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
@@ -293,5 +296,5 @@ def _hint(error: grpc.RpcError) -> float | None:
     trailing: Any = error.trailing_metadata() or ()
     for key, value in trailing:
         if key == "grpc-retry-pushback-ms" and str(value).isdecimal():
-            return min(int(value) / 1000, MAX_HINT_SECONDS)
+            return min(max(int(value) / 1000, MIN_HINT_SECONDS), MAX_HINT_SECONDS)
     return None

@@ -25,6 +25,7 @@ class Runner:
     jobs of each request are run again, from what was written, with no other's. Those of a request that raises
     once more are run in halves, and in halves of these: only a job that raises by itself has failed, the
     others go on. So a batch that the memory is too small for gets through, too. No job joins until that is over.
+    Rows that cannot be moved, since memory runs out when they are put together, are set apart as well.
 
     Parameters
     ----------
@@ -86,10 +87,13 @@ class Runner:
     def _leave(self, kept: list[bool]) -> None:
         places = close_gaps(kept)
         self.jobs = [self.jobs[place] for place in places]
-        if self._batch and places:
-            self._batch.keep(places)
-        elif not places:
+        if not places:
             self._batch = None
+        elif self._batch:
+            try:
+                self._batch.keep(places)
+            except Exception:  # as in ``_join``
+                self._scatter(self.jobs)
 
     def _advance(self) -> list[Event]:
         batch = self._batch
@@ -117,13 +121,19 @@ class Runner:
         over = {id(job) for job, _ in events}
         places = close_gaps([id(job) not in over for job in jobs])
         if places:
+            self._join(started, places, [jobs[place] for place in places])
+        return events
+
+    def _join(self, started: RunningBatch, places: list[int], jobs: list[Job]) -> None:
+        try:
             started.keep(places)
             if self._batch:
                 self._batch.join(started)
             else:
                 self._batch = started
-            self.jobs += [jobs[place] for place in places]
-        return events
+            self.jobs += jobs
+        except Exception:  # above all that the memory runs out, which is no job's fault
+            self._scatter([*self.jobs, *jobs])
 
     def _note(self, jobs: list[Job], batch: RunningBatch) -> list[Event]:
         """Add the newest tokens to their jobs and return the jobs that are over."""
@@ -148,11 +158,19 @@ class Runner:
                 private=str(error),
             )
             return [(jobs[0], failure)]
+        self._set_apart(jobs)
+        return []
+
+    def _scatter(self, jobs: list[Job]) -> None:
+        """Drop the batch, of which nothing is known any more, and set its jobs apart."""
+        self.jobs, self._batch = [], None
+        self._set_apart(jobs)
+
+    def _set_apart(self, jobs: list[Job]) -> None:
         groups = by_request(jobs)
         if len(groups) == 1 and len(jobs) > 1:
             groups = in_halves(jobs)
         self._suspects += groups
-        return []
 
 
 def _groups(jobs: list[Job], shared: int, most: int) -> list[list[Job]]:

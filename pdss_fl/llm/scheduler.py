@@ -7,12 +7,14 @@ The thread runs only while there is something to write.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from traceback import format_tb
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -36,6 +38,8 @@ from pdss_fl.messages import GenerationSettings, PerturbedPrompt, PromptBatch, R
 
 BATCH_SIZE = LLMSettings().batch_size
 _STOPPING = "the LLM server is stopping; ask it again when it is back"
+
+logger = logging.getLogger(__name__)
 
 
 class Scheduler:
@@ -135,7 +139,8 @@ class Scheduler:
 
         ``settings.max_new_tokens`` is capped by ``info.max_new_tokens``, a rationale by
         ``MAX_RATIONALE_CHARS``. Prompts wait from the first ``next`` on; closing the iterator frees their
-        places. ``is_cancelled`` is asked by the scheduler's thread, too, at every token. A prompt on which the
+        places. ``is_cancelled`` is asked by the scheduler's thread, too, at every token, and while the prompts
+        are turned into tokens, which takes seconds for thousands of them. A prompt on which the
         LLM fails gets an empty rationale of no tokens (``Finish.LENGTH``); the log counts them.
 
         Raises
@@ -151,7 +156,9 @@ class Scheduler:
             If the scheduler is closed.
         """
         limit = min(settings.max_new_tokens, self.info.max_new_tokens)
-        prompts = self._scribe.read(batch.prompts, limit)
+        prompts = self._scribe.read(batch.prompts, limit, is_cancelled)
+        if len(prompts) < len(batch.prompts):
+            return iter(())  # nobody waits for them any more
         return self._stream(Request(tenant, is_cancelled, len(prompts)), prompts, limit, settings.stop)
 
     def count_tokens(self, prompts: Sequence[PerturbedPrompt]) -> list[int]:
@@ -226,7 +233,10 @@ class Scheduler:
                 self._thread = None
                 for request in list(self._requests):
                     self._end(request, LLMFailed(f"the scheduler failed ({type(error).__name__})", str(error)))
-            raise
+            # Its text can quote a prompt; the lines of code that it went through cannot.
+            logger.error(
+                "the scheduler failed with %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__))
+            )
 
     def _turn(self) -> bool:
         """Write one token of everything; say whether there was anything to write."""
@@ -265,14 +275,20 @@ class Scheduler:
 
     def _settle(self, job: Job, outcome: Written | LLMUnavailable) -> None:
         """Give the outcome of a job to all who wait for it."""
-        self._answers.forget(job)
-        self._waiting.refund(job)
-        self._counters.served(job.tenant, len(job.written))
+        self._take_off(job)
         waiters, job.waiters = job.waiters, []
         if isinstance(outcome, Written):
             self._answers.keep(job.key, outcome)
         for request, ordinal in waiters:
             self._answer(request, ordinal, outcome)
+
+    def _take_off(self, job: Job) -> None:
+        """Note that no more is written of a job; its tenant is charged for what was, once."""
+        self._answers.forget(job)
+        if job.charged:
+            job.charged = False
+            self._waiting.refund(job)
+            self._counters.served(job.tenant, len(job.written))
 
     def _answer(self, request: Request, ordinal: int, outcome: Written | LLMUnavailable) -> None:
         if request.over:
@@ -302,6 +318,6 @@ class Scheduler:
             job.waiters = [waiter for waiter in job.waiters if waiter[0] is not request]
             if not job.waiters:
                 self._waiting.discard(job)
-                self._answers.forget(job)
+                self._take_off(job)
         request.jobs.clear()
         self._changed.notify_all()

@@ -118,7 +118,7 @@ class RationaleServicer:
             tenant = self._tenant(context)
             generator = self._ready()
             call = self.calls.open(context, tenant)
-            batch, settings = self._parse(_message(requests, call), generator)
+            batch, settings = self._parse(_message(requests, call), generator, call)
             for rationale in self._answers(generator, batch, settings, call):
                 self.metrics.answered(tenant, rationale.tokens)
                 if not sent:
@@ -172,7 +172,7 @@ class RationaleServicer:
             max_new_tokens=min(info.max_new_tokens, limits.max_new_tokens),
         )
 
-    def _parse(self, data: bytes, generator: RationaleGenerator) -> tuple[PromptBatch, GenerationSettings]:
+    def _parse(self, data: bytes, generator: RationaleGenerator, call: Call) -> tuple[PromptBatch, GenerationSettings]:
         request = pb.GenerateRationalesRequest()
         _decode(request, data)
         if not request.HasField("batch"):
@@ -191,6 +191,8 @@ class RationaleServicer:
         batch = PromptBatch.from_proto(request.batch)
         count = getattr(generator, "count_tokens", _count_words)
         for start in range(0, len(batch.prompts), _COUNTED):
+            if call.over.is_set():  # else whoever opens and cancels calls would hold threads without a place
+                raise Refusal(grpc.StatusCode.CANCELLED, "the call ended while its request was read")
             longest = max(count(batch.prompts[start : start + _COUNTED]))
             if longest > self._limits.max_prompt_tokens:
                 raise MessageError(

@@ -153,7 +153,7 @@ def verify(token: str, key: bytes, leeway: float) -> Caller:
         raise TokenRefused("the token is not valid yet; compare the clocks of strategy and server") from None
     except jwt.InvalidAudienceError:
         raise TokenRefused("the token is for another service", scope=True) from None
-    except (jwt.InvalidTokenError, ValueError, TypeError):
+    except (jwt.InvalidTokenError, ValueError, TypeError, OverflowError):
         raise TokenRefused("the token is not one of this server's key") from None
     if GENERATE not in str(claims["scope"]).split():
         raise TokenRefused("the token does not allow to generate", scope=True)

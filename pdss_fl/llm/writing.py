@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pdss_fl.errors import MessageError
 from pdss_fl.llm.decode import common_length
 from pdss_fl.llm.instruction import Instruction
+from pdss_fl.llm.protocol import never
 from pdss_fl.messages import MAX_RATIONALE_CHARS, Finish, PerturbedPrompt
 
 TURN = 64
@@ -55,18 +56,25 @@ class Scribe:
         """Return the token ids of a prompt that an LLM which works can answer."""
         return self._encode([PerturbedPrompt(0, "what is this")])[0]
 
-    def read(self, prompts: Sequence[PerturbedPrompt], limit: int) -> list[array[int]]:
-        """Return the token ids of prompts after which ``limit`` new tokens fit.
+    def read(
+        self, prompts: Sequence[PerturbedPrompt], limit: int, is_cancelled: Callable[[], bool] = never
+    ) -> list[array[int]]:
+        """Return the token ids of prompts after which ``limit`` new tokens fit; of fewer if cancelled meanwhile.
 
         Raises
         ------
         MessageError
             If the tokenizer fails on a prompt, or a prompt and its new tokens do not fit the LLM's context.
         """
-        try:
-            encoded = self._encode(prompts)
-        except Exception:  # whatever a tokenizer raises; its text can quote the prompt
-            raise self._unreadable(prompts) from None
+        encoded: list[array[int]] = []
+        for start in range(0, len(prompts), TURN):
+            if is_cancelled():
+                break
+            part = prompts[start : start + TURN]
+            try:
+                encoded += self._encode(part)
+            except Exception:  # whatever a tokenizer raises; its text can quote the prompt
+                raise self._unreadable(part) from None
         self._check_context(encoded, limit)
         return encoded
 

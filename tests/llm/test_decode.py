@@ -24,7 +24,7 @@ from transformers import (
 
 from pdss_fl.errors import LLMUnavailable
 from pdss_fl.llm.decode import FAILED, Decoder, RunningBatch, close_gaps
-from pdss_fl.llm.kv_cache import ROOM
+from pdss_fl.llm.kv_cache import ROOM, RoomyLayer
 from tests.llm.helpers import make_llama, random_model
 
 VOCABULARY = 400
@@ -153,6 +153,34 @@ def test_long_prompts_are_read_like_short_ones() -> None:
     model = make_llama(6)
     asked = [[*SHARED, *([5, 9, 11, 7] * 40)], [*SHARED, 3]]  # more than attention.LONG new tokens
     assert decode(Decoder(model, SHARED), [(0, asked[0]), (2, asked[1])]) == [generated(model, p) for p in asked]
+
+
+def layer_of(rows: int, tokens: int) -> tuple[RoomyLayer, torch.Tensor]:
+    states = torch.rand(rows, 2, tokens, 4)
+    layer = RoomyLayer()
+    layer.update(states, states)
+    return layer, states
+
+
+def test_a_long_row_does_not_pay_for_rows_that_left() -> None:
+    (layer, before), (long, its) = layer_of(64, 10), layer_of(1, 1500)
+    layer.reorder_cache(torch.tensor([3]))  # type: ignore[arg-type]
+    layer.append(long)
+    rows, _, tokens, _ = layer._buffers[0].shape
+    assert rows * tokens <= max(2 * (1500 + ROOM), 64 * (10 + ROOM)), "what it needs, or what there was"
+    assert torch.equal(layer.keys[0, :, -10:], before[3])
+    assert torch.equal(layer.keys[1], its[0])
+
+
+def test_places_of_rows_that_left_are_kept_for_others_as_long() -> None:
+    layer, _ = layer_of(64, 10)
+    layer.reorder_cache(torch.arange(60))  # type: ignore[arg-type]
+    layer.trim(1)
+    old, states = layer._buffers[0], torch.rand(60, 2, 1, 4)
+    while layer._buffers[0] is old:
+        layer.trim(1)
+        layer.update(states, states)
+    assert len(layer._buffers[0]) == 64
 
 
 def test_a_row_without_numbers_spoils_no_other() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from pdss_fl.errors import LLMUnavailable, MessageError
 from pdss_fl.llm.calls import ServiceLimits
-from pdss_fl.llm.instruction import EVERYDAY
+from pdss_fl.llm.instruction import EVERYDAY, Instruction
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.remote import RemoteGenerator
 from pdss_fl.llm.scheduler import Scheduler
@@ -289,6 +289,59 @@ def test_no_more_is_read_of_a_request_once_a_prompt_is_too_long() -> None:
         ask(server.address, 3000)
     assert sum(counted) < 100
     server.stop(grace=0)
+
+
+def test_no_more_is_counted_of_a_request_that_was_cancelled() -> None:
+    counted: list[int] = []
+    reached, go = threading.Event(), threading.Event()
+
+    class Counting(EchoGenerator):
+        def count_tokens(self, prompts: Sequence[PerturbedPrompt]) -> list[int]:
+            counted.append(len(prompts))
+            reached.set()
+            assert go.wait(30)
+            return [5] * len(prompts)
+
+    server = serve(Counting(), port=0)
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.unary_stream(GENERATE, bytes, bytes)(request_bytes(3000))
+        assert reached.wait(30)
+        call.cancel()  # type: ignore[no-untyped-call]
+        wait_until(lambda: server.in_flight == 0)
+        go.set()
+        assert ask(server.address) == 2
+    assert counted == [64, 2]
+    server.stop(grace=0)
+
+
+def test_no_more_is_read_of_a_request_that_was_cancelled() -> None:
+    """One tenant opens and cancels large requests; threads and tokenizer are soon free for others."""
+    rendered: list[int] = []
+    reached, go = threading.Event(), threading.Event()
+
+    class Watched(Instruction):
+        def render(self, tokenizer: Any, prompt: PerturbedPrompt) -> str:
+            rendered.append(prompt.ordinal)
+            if len(rendered) == 100:
+                reached.set()
+                assert go.wait(30)
+            return super().render(tokenizer, prompt)
+
+    watched = Watched(EVERYDAY.system, EVERYDAY.demonstrations)
+    scheduler = Scheduler(make_llama(), make_tokenizer(), name="tiny", instruction=watched, batch_size=8)
+    server = serve(scheduler, port=0)
+    rendered.clear()
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.unary_stream(GENERATE, bytes, bytes)(request_bytes(3000))
+        assert reached.wait(30)
+        call.cancel()  # type: ignore[no-untyped-call]
+        wait_until(lambda: server.in_flight == 0)
+        go.set()
+        assert ask(server.address) == 2
+    server.stop(grace=0)
+    scheduler.close()
+    assert len(rendered) <= 128 + 2
+    assert scheduler.stats().tokens_total == 2 * SETTINGS.max_new_tokens, "none of them was written"
 
 
 def test_requests_of_a_concurrent_generator_do_not_wait_for_each_other() -> None:

@@ -189,6 +189,23 @@ def test_a_busy_server_is_asked_again_after_its_hint(connect: Connect) -> None:
     assert all(later - earlier >= 0.5 for earlier, later in pairwise(calls))
 
 
+@pytest.mark.parametrize(("hint", "most"), [("60000", 1), ("0", 11)])
+def test_no_hint_makes_it_ask_in_a_rush_or_wait_beyond_the_timeout(connect: Connect, hint: str, most: int) -> None:
+    calls: list[float] = []
+
+    def busy(context: grpc.ServicerContext) -> Iterator[pb.Rationale]:
+        calls.append(time.monotonic())
+        context.set_trailing_metadata((("grpc-retry-pushback-ms", hint),))
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "later")
+        yield pb.Rationale()
+
+    remote = connect(busy, timeout=1.0)
+    assert remote.info.model == "m"
+    with pytest.raises(LLMUnavailable, match=r"is busy|in time" if hint == "0" else "is busy"):
+        run(remote, prompts=1)
+    assert 0 < len(calls) <= most
+
+
 def test_leaving_early_ends_the_call(connect: Connect) -> None:
     ended = threading.Semaphore(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from pdss_fl.errors import LLMFailed, LLMUnavailable
 from pdss_fl.llm.jobs import GIVE_UP
+from pdss_fl.llm.kv_cache import RoomyLayer
 from pdss_fl.llm.memory import MAX_BATCH_TOKENS, batch_tokens, bytes_per_token
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.remote import RemoteGenerator
@@ -136,6 +138,33 @@ def test_a_batch_that_the_memory_is_too_small_for_is_written_in_parts(alone: boo
     with ThreadPoolExecutor() as pool:
         found = list(pool.map(lambda part: texts(list(scheduler.generate(part, SETTINGS))), parts))
     assert [text for part in found for text in part] == expected
+
+
+@pytest.mark.parametrize("method", ["append", "reorder_cache"])
+def test_memory_that_runs_out_while_rows_are_moved_costs_no_rationale(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of four requests come and go; whenever they were moved once, the next time fails in the second layer."""
+    batches = [numbered(range(10 * i, 10 * i + 6)) for i in range(4)]
+    limits = [GenerationSettings(8 + 4 * i, ()) for i in range(4)]
+    expected = [texts(list(make_scheduler().generate(b, s))) for b, s in zip(batches, limits, strict=True)]
+    move, moves = getattr(RoomyLayer, method), itertools.count(1)
+
+    def run_out(layer: RoomyLayer, rows: Any) -> None:
+        if next(moves) % 4 == 0:
+            raise torch.OutOfMemoryError("tried to allocate 8 GiB")
+        move(layer, rows)
+
+    monkeypatch.setattr(RoomyLayer, method, run_out)
+    scheduler = make_scheduler(batch_size=8)
+
+    def ask(i: int) -> list[str]:
+        return texts(list(scheduler.generate(batches[i], limits[i], tenant=str(i))))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == expected
+    assert next(moves) > 4, "it did run out"
+    assert (scheduler.stats().queued, scheduler.stats().running) == (0, 0)
 
 
 def test_a_row_without_numbers_loses_its_own_rationale_only() -> None:

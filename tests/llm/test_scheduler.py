@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pdss_fl.errors import Busy, LLMUnavailable, MessageError
+from pdss_fl.errors import Busy, LLMFailed, LLMUnavailable, MessageError
 from pdss_fl.llm.instruction import EVERYDAY, Instruction
 from pdss_fl.llm.protocol import never
 from pdss_fl.llm.scheduler import Scheduler
@@ -152,6 +152,31 @@ def test_a_callers_own_failure_ends_its_call_only() -> None:
         assert bad.exception() or bad.result() == []
 
 
+def test_a_defect_of_the_loop_ends_calls_and_the_next_one_is_answered(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    quoted = "robin and other private text"
+
+    class Defective(Scheduler):
+        broken = True
+
+        def _admit(self) -> Any:
+            if self.broken and self._runner.jobs:
+                raise RuntimeError(quoted)
+            return super()._admit()
+
+    scheduler = Defective(make_llama(), make_tokenizer(), name="tiny", instruction=SHORT, batch_size=2)
+    with pytest.raises(LLMFailed, match=r"the scheduler failed \(RuntimeError\)") as caught:
+        list(scheduler.generate(numbered(range(5)), SETTINGS))
+    assert "robin" not in caught.value.public
+    scheduler.broken = False
+    assert len(texts(list(scheduler.generate(numbered(range(5)), SETTINGS)))) == 5
+    assert (scheduler.stats().queued, scheduler.stats().running) == (0, 0)
+    scheduler.close()
+    assert "RuntimeError" in caplog.text
+    assert "robin" not in caplog.text + "".join(capfd.readouterr()), "nothing that a client sent is logged"
+
+
 def test_a_prompt_that_the_tokenizer_fails_on_is_named_by_ordinal() -> None:
     prompts = (PerturbedPrompt(0, "robin"), PerturbedPrompt(1, "kettle \ud800"))
     scheduler = make_scheduler()
@@ -198,6 +223,39 @@ def test_few_prompts_do_not_wait_for_many_of_another_tenant() -> None:
         submitted.set()
         assert len(few.result()) == 8
         assert scheduler.stats().per_tenant["many"] <= 5 * scheduler.stats().per_tenant["few"]
+
+
+def written_for_a_until_b_is_done(scheduler: Scheduler, model: Any) -> int:
+    """Let tenants a and b ask for four prompts each at the same time; return a's new tokens when b has its four."""
+    held, before = Gate(), scheduler.stats().per_tenant["a"]
+    held.close_at(model, step=2)
+    with ThreadPoolExecutor() as pool:
+        pool.submit(lambda: list(scheduler.generate(numbered(range(50, 51)), SETTINGS, tenant="c")))
+        assert held.reached.wait(30)
+        batch = numbered(range(60, 64))
+        calls = [pool.submit(lambda t=t: list(scheduler.generate(batch, SETTINGS, tenant=t))) for t in "ba"]
+        wait_until(lambda: scheduler.stats().queued == 8)
+        held.open.set()
+        assert len(calls[0].result()) == 4
+        return scheduler.stats().per_tenant["a"] - before
+
+
+def test_a_cancelled_call_costs_its_tenant_no_more_than_was_written() -> None:
+    model, cancelled = make_llama(), threading.Event()
+    scheduler = make_scheduler(batch_size=1, model=model)
+    count_steps(model, lambda step: cancelled.set() if step == 3 else None)
+    long = GenerationSettings(512, ())
+    assert not list(scheduler.generate(numbered(range(4)), long, cancelled.is_set, "a"))
+    written = scheduler.stats()
+    assert written.per_tenant == {"a": 3} == {"a": written.tokens_total}
+    assert written_for_a_until_b_is_done(scheduler, model) > 16, "a had its turns meanwhile"
+
+
+def test_a_tenant_that_was_away_is_not_owed_what_it_did_not_use() -> None:
+    model = make_llama()
+    scheduler = make_scheduler(batch_size=1, model=model)
+    assert len(list(scheduler.generate(numbered(range(12)), SETTINGS, tenant="a"))) == 12
+    assert written_for_a_until_b_is_done(scheduler, model) > 16, "a had its turns meanwhile"
 
 
 def test_more_than_may_wait_is_refused_at_once() -> None:

@@ -53,6 +53,7 @@ def test_claims_as_they_should_be_are_accepted() -> None:
         (signed(scope="admin"), "does not allow to generate", True),
         (signed(exp=None), "not one of", False),
         (signed(run="x"), "not one of", False),
+        (signed(run=float("inf")), "not one of", False),
         (signed(node=None), "not one of", False),
         (signed(None, "none"), "not one of", False),
     ],

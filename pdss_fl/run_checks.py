@@ -16,7 +16,7 @@ from pdss_fl.run_config import Value
 
 
 def check_simulation(defaults: Mapping[str, Value], overrides: Mapping[str, Value], clients: int) -> RunSettings:
-    """Return the settings of a simulated run that can begin.
+    """Return the settings of a simulated run that can begin; if none says how many clients it waits for, for all.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def check_simulation(defaults: Mapping[str, Value], overrides: Mapping[str, Valu
         Naming the setting, the value found and what to do.
     """
     check_names(overrides, defaults)
-    settings = RunSettings.from_run_config({**defaults, **overrides})
+    settings = RunSettings.from_run_config({**defaults, "min-available-nodes": clients, **overrides})
     for key, wanted in (("min-available-nodes", settings.min_available_nodes), ("quorum", settings.quorum)):
         if wanted > clients:
             raise SettingError(f"{key} = {wanted} is more than --clients = {clients}: lower it, or simulate more")

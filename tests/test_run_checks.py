@@ -98,6 +98,11 @@ def test_settings_that_are_right_pass(files: Path) -> None:
     assert check_simulation(app_settings(ROOT), {}, clients=2) == RunSettings()
 
 
+@pytest.mark.parametrize("clients", [1, 3])
+def test_a_run_waits_for_all_its_clients(clients: int) -> None:
+    assert check_simulation(app_settings(ROOT), {}, clients).min_available_nodes == clients
+
+
 def test_a_file_and_pairs_are_read_together_and_the_last_one_holds(tmp_path: Path) -> None:
     path = tmp_path / "run.toml"
     path.write_text('seed = 3\n[privacy]\nepsilon = 2.5\nmechanism = "exponential"\n')

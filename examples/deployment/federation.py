@@ -6,6 +6,7 @@ only. With ``Network`` each party gets a network namespace, in which that is all
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import socket
@@ -198,7 +199,9 @@ class Federation:
             "--root-certificates", str(home / "ca.crt"), "--auth-supernode-private-key", str(home / "node.key"),
             "--port", str(free_port()), "--node-config", f'policy="{home / "policy.toml"}"',
         ]  # fmt: skip
-        return self._party(name, name, command, name)
+        # They share this machine's cores: teams of threads as large as if each had all would wait for one another.
+        threads = max(1, (os.cpu_count() or 1) // (len(self.names) or 1))
+        return self._party(name, name, command, name, {"OMP_NUM_THREADS": str(threads)})
 
     def _write_connection(self) -> None:
         home = self.folder / "submitter" / "flwr"

@@ -274,7 +274,7 @@ ROW = json.dumps({"question": "is ice hot", "choices": ["yes", "no"], "answer": 
     [
         ({}, "there is no folder arc_easy, openbookqa, commonsenseqa, boolq in it"),
         ({"arc_easy/train.jsonl": ROW}, r"ARC-Easy: .*neither test\.jsonl nor dev\.jsonl.*arc_easy"),
-        ({"boolq/dev.jsonl": ROW}, r"BoolQ: .*cannot be read.*boolq/train\.jsonl"),
+        ({"boolq/dev.jsonl": ROW}, r"BoolQ: .*is not there.*boolq/train\.jsonl"),
         ({"boolq/train.jsonl": ROW + '{"question"', "boolq/dev.jsonl": ROW}, r"BoolQ: .*not JSON: .*train\.jsonl:2"),
         ({"boolq/train.jsonl": ROW, "boolq/dev.jsonl": ROW + "{}"}, r"BoolQ: .*dev\.jsonl:2"),
     ],

@@ -87,12 +87,13 @@ class Health:
         call, name = self._open("Watch", requests, context)
         last: int | None = None
         while True:
+            ends = call.over.is_set()  # asked before the status, so that what a server set before it stopped is told
             status = self._status if name in self._services else _UNKNOWN
             if status != last:
                 last = status
                 with call.at_the_client():
                     yield health_pb2.HealthCheckResponse(status=status)
-            if call.over.is_set():  # asked last, so that the status of a server that stops is told
+            if ends:
                 return
             with self._changed:
                 if not call.over.is_set() and last in (self._status, _UNKNOWN):

@@ -113,13 +113,15 @@ def doctor(
 ) -> None:
     """Look at everything that a run will need of this machine, and say what to do; exit code 1 if anything fails."""
     from pdss_fl.config import RunSettings
-    from pdss_fl.doctor import examine
-    from pdss_fl.doctor_checks import FAIL
     from pdss_fl.run_checks import check_names
 
     asked = read_overrides(run_config or [])
     check_names(asked, RunSettings().flat())
     settings = RunSettings.from_run_config(asked)
+
+    from pdss_fl.doctor import examine  # only now: it brings the libraries of models along
+    from pdss_fl.doctor_checks import FAIL
+
     findings = []
     for finding in examine(settings, policy, node_socket):
         findings.append(finding)

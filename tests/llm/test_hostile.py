@@ -291,6 +291,16 @@ def test_no_more_is_read_of_a_request_once_a_prompt_is_too_long() -> None:
     server.stop(grace=0)
 
 
+def cancel_while_it_is_read(server: RunningServer, reached: threading.Event, go: threading.Event) -> None:
+    """Send 3,000 prompts, cancel the call when some of them are read, and let the reading go on."""
+    with grpc.insecure_channel(server.address) as channel:
+        call = channel.unary_stream(GENERATE, bytes, bytes)(request_bytes(3000))
+        assert reached.wait(30)
+        call.cancel()  # type: ignore[no-untyped-call]
+        wait_until(lambda: server.in_flight == 0)
+        go.set()
+
+
 def test_no_more_is_counted_of_a_request_that_was_cancelled() -> None:
     counted: list[int] = []
     reached, go = threading.Event(), threading.Event()
@@ -303,13 +313,8 @@ def test_no_more_is_counted_of_a_request_that_was_cancelled() -> None:
             return [5] * len(prompts)
 
     server = serve(Counting(), port=0)
-    with grpc.insecure_channel(server.address) as channel:
-        call = channel.unary_stream(GENERATE, bytes, bytes)(request_bytes(3000))
-        assert reached.wait(30)
-        call.cancel()  # type: ignore[no-untyped-call]
-        wait_until(lambda: server.in_flight == 0)
-        go.set()
-        assert ask(server.address) == 2
+    cancel_while_it_is_read(server, reached, go)
+    assert ask(server.address) == 2
     assert counted == [64, 2]
     server.stop(grace=0)
 
@@ -331,13 +336,8 @@ def test_no_more_is_read_of_a_request_that_was_cancelled() -> None:
     scheduler = Scheduler(make_llama(), make_tokenizer(), name="tiny", instruction=watched, batch_size=8)
     server = serve(scheduler, port=0)
     rendered.clear()
-    with grpc.insecure_channel(server.address) as channel:
-        call = channel.unary_stream(GENERATE, bytes, bytes)(request_bytes(3000))
-        assert reached.wait(30)
-        call.cancel()  # type: ignore[no-untyped-call]
-        wait_until(lambda: server.in_flight == 0)
-        go.set()
-        assert ask(server.address) == 2
+    cancel_while_it_is_read(server, reached, go)
+    assert ask(server.address) == 2
     server.stop(grace=0)
     scheduler.close()
     assert len(rendered) <= 128 + 2
